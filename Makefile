@@ -1,0 +1,31 @@
+# Each recipe is a plain command that can be typed by hand. `make` alone lists the targets.
+SHELL := /bin/bash
+PY := .venv/bin/python
+SYSTEM_PYTHON ?= $(shell for p in /usr/bin/python3 python3.13 python3.12 python3.11 python3; do \
+	command -v $$p >/dev/null && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' && echo $$p && break; done)
+
+.PHONY: help run test check serve setup
+help:
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/'
+
+setup: .venv/.complete ## install what everything here needs
+
+# uv comes from the package index into a folder of its own, so neither ensurepip nor a recent pip is needed.
+.venv/.complete: pyproject.toml constraints.txt scripts/setup.sh
+	SYSTEM_PYTHON=$(SYSTEM_PYTHON) bash scripts/setup.sh
+	@touch $@
+
+run: setup ## set up, then run examples/penguins
+	$(PY) examples/penguins/run.py
+
+test: setup ## run the tests
+	$(PY) -m pytest
+
+check: setup ## format, lint, types, arrows
+	.venv/bin/ruff format --check .
+	.venv/bin/ruff check .
+	.venv/bin/mypy
+	.venv/bin/lint-imports
+
+serve: setup ## a server in the foreground, on loopback
+	$(PY) -m roost.server --listen 127.0.0.1:8090

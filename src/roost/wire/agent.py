@@ -1,0 +1,154 @@
+"""The seam between control plane and node."""
+
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator
+
+from roost.wire.runs import InterruptOutcome, Page, RunSpec, RunSummary
+from roost.wire.sandboxes import (
+    FileInfo,
+    Interpreter,
+    RuntimeProbe,
+    SandboxEnded,
+    SandboxInfo,
+    SandboxSpec,
+    SandboxStats,
+)
+
+
+class SessionFiles(ABC):
+    """The files of one session's home, `/home/work`.
+
+    Paths are relative to the home, or absolute beneath `/home/work`. Nothing outside is ever reached, by
+    whatever link or race: such a path raises `Forbidden`. A missing one raises `FileNotFoundInSession`.
+    Works while the sandbox lives, also between kernels.
+    """
+
+    @abstractmethod
+    async def list(self, path: str = ".") -> list[FileInfo]:
+        """The entries of a folder, hidden ones included, not recursive, by name."""
+
+    @abstractmethod
+    async def write(self, path: str, content: bytes) -> None:
+        """Write a whole file, owned by the session's user; missing folders are made."""
+
+    @abstractmethod
+    async def read(self, path: str, *, max_bytes: int) -> bytes:
+        """Read a whole regular file.
+
+        Raises:
+            LimitExceeded: it is longer than `max_bytes`.
+        """
+
+    @abstractmethod
+    async def archive(self, path: str, *, max_bytes: int) -> bytes:
+        """An uncompressed tar of one file or folder under its base name; links stay links.
+
+        Raises:
+            LimitExceeded: the archive would be longer than `max_bytes`.
+        """
+
+
+class Agent(ABC):
+    """One node's sandboxes, runs and run logs.
+
+    Every call that names a session raises `SessionNotFound` where the node knows no such session. All calls
+    survive the caller's cancellation: a launch is undone, everything else either happened or did not.
+    """
+
+    @abstractmethod
+    async def interpreters(self) -> list[Interpreter]:
+        """The interpreters that host images can be made of here, best of each language first."""
+
+    @abstractmethod
+    async def probe(self) -> list[RuntimeProbe]:
+        """What each runtime can give here, the strongest first."""
+
+    @abstractmethod
+    async def launch(self, spec: SandboxSpec) -> SandboxInfo:
+        """Start a sandbox and return once its runner has answered.
+
+        Launching the same session twice returns the first sandbox. A failed launch leaves nothing.
+
+        Raises:
+            CannotEnforce: a named limit or the demanded rung cannot be given here.
+            AgentError: it did not start; the message says why.
+        """
+
+    @abstractmethod
+    async def destroy(self, session_id: str) -> SandboxStats:
+        """End a sandbox completely; no process, mount, cgroup, socket or scratch file of it remains.
+
+        Its run log stays. Runs that had not ended end `sandbox-lost`. May be called again, also for a session
+        that never was; a call after a crash in the middle completes the work.
+
+        Raises:
+            AgentError: something of it could not be ended; the message says what remains.
+        """
+
+    @abstractmethod
+    async def sandboxes(self) -> list[SandboxInfo]:
+        """Every sandbox on this node."""
+
+    @abstractmethod
+    def ended(self) -> AsyncIterator[SandboxEnded]:
+        """Sandboxes that went away without `destroy`, those found gone at start included, each once."""
+
+    @abstractmethod
+    async def stats(self, session_id: str) -> SandboxStats:
+        """The sandbox's counters now."""
+
+    @abstractmethod
+    async def start(self, session_id: str, run: RunSpec) -> RunSummary:
+        """Accept a run; it is in the log when this returns, and is executed at most once.
+
+        Runs of a session execute in the order of their acceptance. The same id with the same code and mode
+        answers the same run with `created` false.
+
+        Raises:
+            RunAlreadyExists: the id exists with other code.
+            SessionNotRunning: the sandbox is gone.
+        """
+
+    @abstractmethod
+    async def feed(self, session_id: str, run_id: str, *, prompt: int | None, text: str | None) -> None:
+        """Answer a prompt with a line of text without its line end, or with end-of-file (None).
+
+        `prompt` None is the one that waits now. A second answer to one prompt changes nothing.
+
+        Raises:
+            RunNotFound: no such run.
+            InvalidParameters: the run has had no such prompt.
+        """
+
+    @abstractmethod
+    async def interrupt(self, session_id: str, run_id: str | None = None) -> InterruptOutcome:
+        """Interrupt a run, or whatever runs now."""
+
+    @abstractmethod
+    async def read(
+        self, session_id: str, run_id: str, *, after: int, max_bytes: int = 1 << 20, wait_s: float = 0.0
+    ) -> Page:
+        """Events of a run with a seq above `after`, in order, at most about `max_bytes` of them.
+
+        Where there are none yet and the run has not ended, waits up to `wait_s` for the first. Works for
+        sessions that have ended, as long as their log exists. Run id `""` is the session's run 0.
+
+        Raises:
+            RunNotFound: no such run.
+        """
+
+    @abstractmethod
+    async def runs(self, session_id: str) -> list[RunSummary]:
+        """Every run of a session, oldest first, run 0 left out."""
+
+    @abstractmethod
+    async def cursor(self, session_id: str, run_id: str) -> int:
+        """The last seq that the compatible poll delivered of this run; 0 at first. Survives a crash."""
+
+    @abstractmethod
+    async def move_cursor(self, session_id: str, run_id: str, seq: int) -> None:
+        """Set the poll's cursor."""
+
+    @abstractmethod
+    def files(self, session_id: str) -> SessionFiles:
+        """The session's files."""

@@ -1,0 +1,20 @@
+"""How things are named."""
+
+import re
+import uuid
+
+SESSION_NAME = re.compile(r"(?=.{4,64}\Z)\w[\w.-]*\w", re.ASCII)
+"""A session's name, 4 to 64 characters (spec/rest-sessions.md §4.1); match it with `fullmatch`."""
+
+RUN_ID = re.compile(r"[\w.:-]{1,64}", re.ASCII)
+"""A run id that a client chose; match it with `fullmatch`."""
+
+
+def new_session_id() -> str:
+    """A session's id: a UUID in canonical lower-case form."""
+    return str(uuid.uuid4())
+
+
+def new_run_id() -> str:
+    """A run id where the client left it to us: 32 hexadecimal digits (spec/execution.md §1)."""
+    return uuid.uuid4().hex

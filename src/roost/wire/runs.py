@@ -1,0 +1,140 @@
+"""Runs and the events of their log (docs/protocol/runner.md, docs/protocol/http.md)."""
+
+from enum import StrEnum
+from typing import Any
+
+import msgspec
+
+from roost.wire.reasons import Reason
+
+SESSION_RUN = ""
+"""The run id of a session's run 0: what was written between runs, or after a run's end."""
+
+
+class RunState(StrEnum):
+    """accepted → running ⇄ waiting → ended"""
+
+    ACCEPTED = "accepted"
+    """in the log, waiting for its turn"""
+    RUNNING = "running"
+    WAITING = "waiting"
+    """its program asked for a line of input"""
+    ENDED = "ended"
+
+
+class RunStatus(StrEnum):
+    """How a run ended."""
+
+    OK = "ok"
+    """the code ran to its end; exit code 0"""
+    ERROR = "error"
+    """an exception was not caught; exit code 1"""
+    EXITED = "exited"
+    """the code raised `SystemExit(n)`; exit code n"""
+    INTERRUPTED = "interrupted"
+    """`KeyboardInterrupt` ended it; exit code 130"""
+    KERNEL_DIED = "kernel-died"
+    """the interpreter died: exit code n of `os._exit(n)`, 128 + the signal otherwise"""
+    SANDBOX_LOST = "sandbox-lost"
+    """the sandbox went away under it; exit code 130"""
+
+
+class EventKind(StrEnum):
+    """What an event's `data` is; text for the first two, an object for the rest."""
+
+    STDOUT = "stdout"
+    STDERR = "stderr"
+    STARTED = "started"
+    """`{"state_lost": bool}`: whether variables of earlier runs are gone"""
+    RESULT = "result"
+    """`{"text": repr of the last expression's value, "mime": {type: content}}`"""
+    DISPLAY = "display"
+    """`{"mime": {type: content}}`"""
+    ERROR = "error"
+    """`{"name": exception class, "value": str, "traceback": [line, …]}`"""
+    PROMPT = "prompt"
+    """`{"prompt": number, "text": str, "password": bool}`"""
+    INPUT = "input"
+    """`{"prompt": number, "text": str}` or `{"prompt": number, "eof": true}`; no text for a password"""
+    GAP = "gap"
+    """`{"first": seq, "last": seq, "bytes": n}`: what had to be dropped"""
+    END = "end"
+    """a `RunEnd`"""
+
+
+class Cost(msgspec.Struct, frozen=True, kw_only=True):
+    """What a run used, as the sandbox's own accounting has it."""
+
+    cpu_s: float = 0.0
+    peak_bytes: int = 0
+    """The highest memory use of the whole sandbox during the run."""
+    read_bytes: int = 0
+    written_bytes: int = 0
+    wall_s: float = 0.0
+
+
+class RunEnd(msgspec.Struct, frozen=True, kw_only=True):
+    """How and why a run ended; the data of its one `end` event."""
+
+    status: RunStatus
+    exit_code: int
+    reason: Reason | None = None
+    cost: Cost = Cost()
+
+
+class Event(msgspec.Struct, frozen=True):
+    """One entry of a run's log."""
+
+    seq: int
+    """Dense from 1 within its run."""
+    kind: EventKind
+    data: Any
+    """`str` for stdout and stderr, an object of JSON values otherwise."""
+
+
+class RunSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """A piece of code to run, once."""
+
+    run_id: str
+    code: str
+    mode: str = "query"
+    echo: bool = True
+    """Whether the last expression's value is a `result`."""
+
+
+class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """What the agent's log knows of one run."""
+
+    run_id: str
+    state: RunState
+    created: bool = False
+    """Only in the answer of `start`: whether this call made the run."""
+    last_seq: int = 0
+    prompt: int | None = None
+    """The number of the prompt that waits for an answer."""
+    accepted_at: float = 0.0
+    """Unix time, seconds."""
+    started_at: float | None = None
+    ended_at: float | None = None
+    end: RunEnd | None = None
+
+
+class Page(msgspec.Struct, frozen=True, kw_only=True):
+    """Consecutive events of one run, and where the run stands after them."""
+
+    events: list[Event]
+    run: RunSummary
+    """As of now; its `last_seq` may lie beyond the last event here."""
+
+
+class InterruptOutcome(StrEnum):
+    """What an interrupt did."""
+
+    SENT = "sent"
+    """the run was told to stop"""
+    FINISHED = "finished"
+    """the run had ended already"""
+    IDLE = "idle"
+    """nothing was running"""
+    DEQUEUED = "dequeued"
+    """the run had not begun and now never will"""
