@@ -1,0 +1,58 @@
+"""What this host can give, what is missing, and the command that would mend it."""
+
+import os
+import platform
+
+import msgspec
+
+from roost.agent.interpreters import find_interpreters
+from roost.runtimes import cgroups
+from roost.runtimes.base import runtimes
+from roost.wire.sandboxes import Interpreter, Rung, RuntimeProbe
+
+
+class Diagnosis(msgspec.Struct, frozen=True, kw_only=True):
+    """The state of one host."""
+
+    rung: Rung
+    """The best that a session gets here when nothing is asked for."""
+    runtimes: list[RuntimeProbe]
+    cgroup_controllers: list[str]
+    interpreters: list[Interpreter]
+    user: str
+    kernel: str
+
+
+def diagnose() -> Diagnosis:
+    """Look at this host; changes nothing."""
+    probes = [runtime.probe() for runtime in runtimes().values()]
+    usable = [probe.rung for probe in probes if probe.available and probe.runtime != "process"]
+    controllers = sorted(cgroups.here().controllers)
+    rung = max(usable, default=Rung.PROCESS)
+    if rung is Rung.NAMESPACES_AND_LIMITS and not controllers:
+        rung = Rung.NAMESPACES
+    return Diagnosis(
+        rung=rung,
+        runtimes=probes,
+        cgroup_controllers=controllers,
+        interpreters=find_interpreters(),
+        user="root" if os.getuid() == 0 else f"uid {os.getuid()}",
+        kernel=platform.release(),
+    )
+
+
+def describe(diagnosis: Diagnosis) -> str:
+    """The diagnosis for people."""
+    lines = [f"rung {int(diagnosis.rung)} of isolation ({diagnosis.rung.name.lower().replace('_', ' ')})"]
+    lines.append(f"running as {diagnosis.user} on kernel {diagnosis.kernel}")
+    lines.append(f"limits by cgroup: {', '.join(diagnosis.cgroup_controllers) or 'none writable'}")
+    for probe in diagnosis.runtimes:
+        lines.append(f"{probe.runtime}: {'available' if probe.available else 'not available'}")
+        lines += [f"  gives {gift}" for gift in probe.gives]
+        for what, mend in probe.missing:
+            lines.append(f"  missing: {what}")
+            if mend:
+                lines.append(f"  hint: {mend}")
+    names = [f"{interpreter.language} {interpreter.version}" for interpreter in diagnosis.interpreters]
+    lines.append(f"images: {', '.join(names) or 'none: no interpreter in /usr/bin'}")
+    return "\n".join(lines)

@@ -1,0 +1,238 @@
+"""The life of a run, decided without I/O.
+
+```
+accepted ──started──▶ running ──prompt──▶ waiting
+    │                   ▲  │                │
+    │                   └──│──── input ─────┘
+    └──── end (dequeued, lost) ──▶ ended ◀──┘
+```
+
+Everything that comes out of a sandbox passes `admit`, which treats it as written by an attacker.
+"""
+
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Any
+
+import msgspec
+
+from roost.wire.reasons import Reason
+from roost.wire.runs import Cost, EventKind, RunEnd, RunSpec, RunState, RunStatus, RunSummary
+
+
+class Kind(IntEnum):
+    """Kinds of log records. Those of frames are the runner's own (docs/protocol/runner.md §2)."""
+
+    STDOUT = 65
+    STDERR = 66
+    STARTED = 67
+    RESULT = 68
+    DISPLAY = 69
+    ERROR = 70
+    PROMPT = 71
+    END = 72
+    INPUT = 73
+    """appended by the agent before the line is sent"""
+    ACCEPTED = 200
+    """a run's `Acceptance`; no event"""
+    CURSOR = 201
+    """how far the compatible poll has delivered; no event"""
+
+
+EVENTS = {kind: EventKind(kind.name.lower()) for kind in Kind if kind < Kind.ACCEPTED}
+TEXT = frozenset({Kind.STDOUT, Kind.STDERR})
+
+
+class ProtocolBreachError(Exception):
+    """What came out of the sandbox breaks the protocol."""
+
+
+class Acceptance(msgspec.Struct, frozen=True, kw_only=True):
+    """The record that makes a run: appended before anything is sent."""
+
+    run_id: str
+    code: str
+    mode: str
+    echo: bool
+    at: float
+
+
+class Started(msgspec.Struct, frozen=True):
+    state_lost: bool
+
+
+class Result(msgspec.Struct, frozen=True):
+    text: str
+    mime: dict[str, str] = {}
+
+
+class Display(msgspec.Struct, frozen=True):
+    mime: dict[str, str]
+
+
+class Error(msgspec.Struct, frozen=True):
+    name: str
+    value: str
+    traceback: list[str]
+
+
+class Prompt(msgspec.Struct, frozen=True):
+    prompt: int
+    text: str
+    password: bool = False
+
+
+class Ended(msgspec.Struct, frozen=True):
+    """The runner's word on how a run ended; why it died is for the cgroup to say."""
+
+    status: RunStatus
+    exit_code: int
+    signal: int | None = None
+    cpu_s: float = 0.0
+    dequeued: bool = False
+
+
+_SHAPES: dict[Kind, Any] = {
+    Kind.STARTED: Started,
+    Kind.RESULT: Result,
+    Kind.DISPLAY: Display,
+    Kind.ERROR: Error,
+    Kind.PROMPT: Prompt,
+    Kind.END: Ended,
+}
+_DECODERS = {kind: msgspec.json.Decoder(shape) for kind, shape in _SHAPES.items()}
+
+
+@dataclass
+class Run:
+    """One run as the log tells it."""
+
+    number: int
+    """The agent's number of it, dense per session; 0 is the session itself."""
+    acceptance: Acceptance
+    state: RunState = RunState.ACCEPTED
+    last_seq: int = 0
+    prompts: int = 0
+    """How many prompts it has had; the last one waits while the state is `waiting`."""
+    started_at: float | None = None
+    ended_at: float | None = None
+    end: RunEnd | None = None
+    cursor: int = 0
+    unanswered: dict[int, str | None] = field(default_factory=dict)
+    """Answers by prompt number that the runner may not have seen, sent again on every connection."""
+
+    def is_same(self, spec: RunSpec) -> bool:
+        """Whether a start of this run's id asks for the same work."""
+        ours = self.acceptance
+        return (ours.code, ours.mode) == (spec.code, spec.mode)
+
+    def summary(self, *, created: bool = False) -> RunSummary:
+        return RunSummary(
+            run_id=self.acceptance.run_id,
+            state=self.state,
+            created=created,
+            last_seq=self.last_seq,
+            prompt=self.prompts if self.state is RunState.WAITING else None,
+            accepted_at=self.acceptance.at,
+            started_at=self.started_at,
+            ended_at=self.ended_at,
+            end=self.end,
+        )
+
+
+def admit(run: Run, kind: Kind, payload: bytes) -> Any:
+    """Check one frame of the sandbox against the run it claims to belong to; returns its decoded payload.
+
+    Raises:
+        ProtocolBreachError: the frame may not come now, or is not of its kind's shape.
+    """
+    if kind in TEXT:
+        if not 1 <= len(payload) <= 65536:
+            raise ProtocolBreachError(f"{kind.name} of {len(payload)} bytes")
+        decoded: Any = payload
+    else:
+        try:
+            decoded = _DECODERS[kind].decode(payload)
+        except (KeyError, msgspec.DecodeError, RecursionError) as error:
+            raise ProtocolBreachError(f"malformed {kind.name}: {error}") from error
+    if not _may_come(run, kind, decoded):
+        raise ProtocolBreachError(f"{kind.name} while run {run.number} is {run.state}")
+    return decoded
+
+
+def _may_come(run: Run, kind: Kind, decoded: Any) -> bool:
+    if run.number == 0:
+        return kind in TEXT
+    match run.state:
+        case RunState.ACCEPTED:
+            return kind is Kind.STARTED or (kind is Kind.END and decoded.dequeued)
+        case RunState.RUNNING:
+            if kind is Kind.PROMPT:
+                return bool(decoded.prompt == run.prompts + 1)
+            return kind is not Kind.STARTED
+        case RunState.WAITING:
+            return kind not in (Kind.STARTED, Kind.PROMPT)
+        case RunState.ENDED:
+            return False
+
+
+def apply(run: Run, kind: Kind, data: Any, at: float) -> None:
+    """Let an event that is in the log change the run; the same when it happens and when the log is read again.
+
+    Args:
+        run: the run to change.
+        kind: the record's kind.
+        data: what `admit` returned, a `RunEnd` for an end, an object for an input.
+        at: Unix time, seconds.
+    """
+    match kind:
+        case Kind.STARTED:
+            run.state, run.started_at = RunState.RUNNING, at
+        case Kind.PROMPT:
+            run.state, run.prompts = RunState.WAITING, data.prompt
+        case Kind.INPUT:
+            run.state = RunState.RUNNING
+        case Kind.END:
+            run.state, run.ended_at, run.end = RunState.ENDED, at, data
+            run.unanswered.clear()
+        case _:
+            pass
+    run.last_seq += 1
+
+
+def run_end(ended: Ended, *, wall_s: float, peak_bytes: int, limit_bytes: int, oom_killed: bool) -> RunEnd:
+    """How a run really ended: the runner's word, and the cgroup's for the cause of a death.
+
+    `memory-limit` comes from the cgroup's counter alone; `os._exit(137)` and a SIGKILL that the program sent itself
+    look the same to the runner.
+    """
+    cost = Cost(cpu_s=round(ended.cpu_s, 6), peak_bytes=peak_bytes, wall_s=round(wall_s, 6))
+    if ended.status is not RunStatus.KERNEL_DIED:
+        return RunEnd(status=ended.status, exit_code=ended.exit_code, cost=cost)
+    return RunEnd(
+        status=RunStatus.KERNEL_DIED,
+        exit_code=ended.exit_code,
+        reason=_why_died(ended, peak_bytes, limit_bytes, oom_killed),
+        cost=cost,
+    )
+
+
+def _why_died(ended: Ended, peak_bytes: int, limit_bytes: int, oom_killed: bool) -> Reason:
+    lost = "the session's variables are lost, its files are kept"
+    if oom_killed:
+        return Reason(
+            code="memory-limit",
+            sentence=f"the session reached its memory limit of {limit_bytes} bytes; {lost}",
+            hint="create the session with more memory",
+            limit=limit_bytes,
+            peak=peak_bytes,
+            unit="bytes",
+        )
+    if ended.signal is not None:
+        return Reason(code="kernel-signalled", sentence=f"the interpreter died of signal {ended.signal}; {lost}")
+    return Reason(code="kernel-exited", sentence=f"the interpreter exited with {ended.exit_code}; {lost}")
+
+
+def lost_end(reason: Reason) -> RunEnd:
+    """The end of a run whose sandbox went away; it is never repeated."""
+    return RunEnd(status=RunStatus.SANDBOX_LOST, exit_code=130, reason=reason)

@@ -1,0 +1,370 @@
+"""One session on this node: its log, its runs, and the link to its runner."""
+
+import asyncio
+import contextlib
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import structlog
+
+from roost.agent.journal import Journal, LogWriter, Record, encode_json
+from roost.agent.link import RunnerLink
+from roost.agent.runs import (
+    TEXT,
+    Acceptance,
+    Ended,
+    Kind,
+    ProtocolBreachError,
+    Run,
+    admit,
+    apply,
+    lost_end,
+    run_end,
+)
+from roost.runner.protocol import Frame
+from roost.runner.protocol import Kind as FrameKind
+from roost.runtimes.cgroups import SandboxGroup
+from roost.wire.errors import AgentError, InvalidParameters, RunAlreadyExists, RunNotFound, SessionNotRunning
+from roost.wire.reasons import Reason
+from roost.wire.runs import InterruptOutcome, Page, RunEnd, RunSpec, RunState, RunSummary
+
+HELLO_TIMEOUT_S = 20.0
+PENDING_FRAMES = 256
+"""As many frames may wait for the log before the link is read no further."""
+
+log = structlog.get_logger(__name__)
+
+
+class Hello(msgspec.Struct, frozen=True):
+    protocol: int
+    pid: int
+    last: int
+    seen: int
+    generation: int
+
+
+class SessionRuns:
+    """A session's runs and their log. Works without a sandbox too, for sessions that have ended."""
+
+    def __init__(self, folder: Path, writer: LogWriter) -> None:
+        self._journal = Journal(folder, writer)
+        self._runs: list[Run] = [Run(0, Acceptance(run_id="", code="", mode="", echo=False, at=0.0), RunState.RUNNING)]
+        self._by_id: dict[str, Run] = {"": self._runs[0]}
+        self._changed = asyncio.Condition()
+        self._appending = asyncio.Lock()
+        self.last_frame = 0
+        for record in self._journal.open():
+            self._replay(record)
+
+    def close(self) -> None:
+        self._journal.close()
+
+    # What readers ask
+
+    def run(self, run_id: str) -> Run:
+        """The run of an id, or `RunNotFound`."""
+        try:
+            return self._by_id[run_id]
+        except KeyError:
+            raise RunNotFound(f"there is no run {run_id!r} in this session") from None
+
+    def all(self) -> list[Run]:
+        """Every run but run 0, oldest first."""
+        return self._runs[1:]
+
+    async def read(self, run_id: str, *, after: int, max_bytes: int, wait_s: float) -> Page:
+        run = self.run(run_id)
+        if wait_s > 0 and run.last_seq <= after and run.state is not RunState.ENDED:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(wait_s), self._changed:
+                    await self._changed.wait_for(lambda: run.last_seq > after or run.state is RunState.ENDED)
+        summary = run.summary()
+        read = self._journal.read
+        if self._journal.is_cached(run.number, after):
+            records = read(run.number, after, summary.last_seq, max_bytes)
+        else:
+            records = await asyncio.to_thread(read, run.number, after, summary.last_seq, max_bytes)
+        return Page(events=[record.event() for record in records], run=summary)
+
+    # What writers say
+
+    async def accept(self, spec: RunSpec) -> tuple[Run, bool]:
+        """The run of this id, made if there was none; it is in the log when this returns."""
+        async with self._appending:
+            known = self._by_id.get(spec.run_id)
+            if known is not None:
+                if not known.is_same(spec):
+                    raise RunAlreadyExists(f"run {spec.run_id} exists with other code")
+                return known, False
+            acceptance = Acceptance(run_id=spec.run_id, code=spec.code, mode=spec.mode, echo=spec.echo, at=time.time())
+            number = len(self._runs)
+            await self._journal.append([Record(number, 0, 0, acceptance.at, Kind.ACCEPTED, encode_json(acceptance))])
+            return self._add(number, acceptance), True
+
+    async def append(self, run: Run, kind: Kind, data: Any, payload: bytes, frame: int = 0) -> None:
+        """Append one event, let it change the run, and wake the readers."""
+        await self.append_all([(run, kind, data, payload, frame)])
+
+    async def append_all(self, events: Sequence[tuple[Run, Kind, Any, bytes, int]]) -> None:
+        """Append events in their order with one write."""
+        now = time.time()
+        async with self._appending:
+            # A run may have ended while its answer waited for the lock.
+            events = [e for e in events if e[1] is not Kind.INPUT or e[0].state is RunState.WAITING]
+            seqs: dict[int, int] = {}
+            records = []
+            for run, kind, _, payload, frame in events:
+                seq = seqs[run.number] = seqs.get(run.number, run.last_seq) + 1
+                records.append(Record(run.number, seq, frame, now, kind, payload))
+            await self._journal.append(records)
+            for run, kind, data, _, frame in events:
+                apply(run, kind, data, now)
+                self.last_frame = max(self.last_frame, frame)
+        await self.wake()
+
+    async def move_cursor(self, run: Run, seq: int) -> None:
+        async with self._appending:
+            payload = encode_json({"seq": seq})
+            await self._journal.append([Record(run.number, 0, 0, time.time(), Kind.CURSOR, payload)])
+            run.cursor = seq
+
+    async def lose(self, reason: Reason) -> None:
+        """End every open run, because its sandbox is gone."""
+        end = lost_end(reason)
+        events = [(run, Kind.END, end, encode_json(end), 0) for run in self.all() if run.state is not RunState.ENDED]
+        if events:
+            await self.append_all(events)
+        await self.wake()
+
+    async def wake(self) -> None:
+        async with self._changed:
+            self._changed.notify_all()
+
+    def _add(self, number: int, acceptance: Acceptance) -> Run:
+        run = Run(number, acceptance)
+        self._runs.append(run)
+        self._by_id[acceptance.run_id] = run
+        return run
+
+    def _replay(self, record: Record) -> None:
+        self.last_frame = max(self.last_frame, record.frame)
+        if record.kind is Kind.ACCEPTED:
+            self._add(record.run, msgspec.json.decode(record.payload, type=Acceptance))
+            return
+        run = self._runs[record.run]
+        if record.kind is Kind.CURSOR:
+            run.cursor = msgspec.json.decode(record.payload)["seq"]
+            return
+        apply(run, record.kind, _decode_logged(record, run), record.at)
+
+
+def _decode_logged(record: Record, run: Run) -> Any:
+    match record.kind:
+        case Kind.END:
+            return msgspec.json.decode(record.payload, type=RunEnd)
+        case Kind.PROMPT:
+            return msgspec.json.decode(record.payload, type=_Prompted)
+        case Kind.INPUT:
+            answer = msgspec.json.decode(record.payload)
+            run.unanswered[answer["prompt"]] = answer.get("text")
+            return answer
+        case _:
+            return record.payload
+
+
+class _Prompted(msgspec.Struct, frozen=True):
+    prompt: int
+
+
+class LiveSandbox:
+    """A session whose sandbox lives: takes the runner's frames into the log, and sends it what was accepted."""
+
+    def __init__(
+        self,
+        session_id: str,
+        runs: SessionRuns,
+        group: SandboxGroup | None,
+        limit_bytes: int,
+        on_breach: Callable[[str, str], None],
+    ) -> None:
+        self._session_id = session_id
+        self.runs = runs
+        self._group = group
+        self._limit_bytes = limit_bytes
+        self._on_breach = on_breach
+        self._link: RunnerLink | None = None
+        self._hello: asyncio.Future[Hello] | None = None
+        self._frames: deque[Frame] = deque()
+        self._arrived = asyncio.Event()
+        self._received = runs.last_frame
+        self._oom_kills = group.oom_kills() if group is not None else 0
+        self._pump = asyncio.create_task(self._take_frames(), name=f"sandbox-{session_id}")
+
+    async def connect(self, socket_path: Path, generation: int, uid: int | None, pid: int) -> None:
+        """Connect to the runner and take over what it buffered.
+
+        Raises:
+            AgentError: whoever listens there is not our runner, or does not answer.
+        """
+        self._received = self.runs.last_frame
+        self._hello = asyncio.get_running_loop().create_future()
+        try:
+            async with asyncio.timeout(HELLO_TIMEOUT_S):
+                self._link = await RunnerLink.connect(socket_path, self._on_frames, self._on_lost)
+                peer_pid, peer_uid = self._link.peer()
+                if peer_pid != pid or (uid is not None and peer_uid != uid):
+                    raise AgentError(f"process {peer_pid} of uid {peer_uid} answers in place of the runner {pid}")
+                message = {"after": self.runs.last_frame, "generation": generation}
+                self._link.send(FrameKind.RESUME, 0, message)
+                hello = await self._hello
+        except (OSError, TimeoutError) as error:
+            raise AgentError(f"the runner does not answer: {error!r}") from error
+        if hello.protocol != 1:
+            raise AgentError(f"the runner speaks protocol {hello.protocol}, we speak 1")
+        self._send_again(hello)
+
+    async def aclose(self) -> None:
+        """Let go of the runner, which goes on."""
+        if self._link is not None:
+            self._link.close()
+        self._pump.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._pump
+
+    async def start(self, spec: RunSpec) -> RunSummary:
+        run, created = await self.runs.accept(spec)
+        if created:
+            self._send_start(run)
+        return run.summary(created=created)
+
+    async def feed(self, run_id: str, prompt: int | None, text: str | None) -> None:
+        run = self.runs.run(run_id)
+        number = run.prompts if prompt is None else prompt
+        if not 1 <= number <= run.prompts:
+            raise InvalidParameters(f"run {run_id} has had no prompt {number}", hint="wait for a prompt event first")
+        if run.state is not RunState.WAITING or number != run.prompts:
+            return
+        answer: dict[str, Any] = {"prompt": number, "eof": True} if text is None else {"prompt": number, "text": text}
+        run.unanswered[number] = text
+        await self.runs.append(run, Kind.INPUT, answer, encode_json(answer))
+        self._send(FrameKind.INPUT, run.number, answer)
+
+    def interrupt(self, run_id: str | None) -> InterruptOutcome:
+        if run_id is None:
+            busy = any(run.state in (RunState.RUNNING, RunState.WAITING) for run in self.runs.all())
+            self._send(FrameKind.INTERRUPT, 0, {})
+            return InterruptOutcome.SENT if busy else InterruptOutcome.IDLE
+        run = self.runs.run(run_id)
+        if run.state is RunState.ENDED:
+            return InterruptOutcome.FINISHED
+        self._send(FrameKind.INTERRUPT, run.number, {})
+        return InterruptOutcome.DEQUEUED if run.state is RunState.ACCEPTED else InterruptOutcome.SENT
+
+    def _send(self, kind: FrameKind, run: int, message: dict[str, Any]) -> None:
+        if self._link is None:
+            raise SessionNotRunning("the session's runner is not connected")
+        self._link.send(kind, run, message)
+
+    def _send_start(self, run: Run) -> None:
+        ours = run.acceptance
+        self._send(FrameKind.START, run.number, {"code": ours.code, "mode": ours.mode, "echo": ours.echo})
+
+    def _send_again(self, hello: Hello) -> None:
+        """What was accepted and perhaps not seen; the runner ignores what it has seen."""
+        for run in self.runs.all():
+            if run.state is RunState.ENDED:
+                continue
+            if run.number > hello.seen:
+                self._send_start(run)
+            for number, text in run.unanswered.items():
+                answer = {"prompt": number, "eof": True} if text is None else {"prompt": number, "text": text}
+                self._send(FrameKind.INPUT, run.number, answer)
+
+    def _on_frames(self, frames: Sequence[Frame]) -> None:
+        self._frames.extend(frames)
+        self._arrived.set()
+        if len(self._frames) > PENDING_FRAMES and self._link is not None:
+            self._link.pause()
+
+    def _on_lost(self, error: Exception | None) -> None:
+        if self._hello is not None and not self._hello.done():
+            self._hello.set_exception(AgentError(f"the runner closed the connection: {error!r}"))
+        elif error is not None and not isinstance(error, OSError):
+            self._on_breach(self._session_id, str(error))
+
+    async def _take_frames(self) -> None:
+        while True:
+            await self._arrived.wait()
+            self._arrived.clear()
+            batch = list(self._frames)
+            self._frames.clear()
+            try:
+                await self._log_frames(batch)
+            except (ProtocolBreachError, msgspec.DecodeError) as error:
+                log.warning("sandbox.protocol_breached", session_id=self._session_id, error=str(error))
+                if self._link is not None:
+                    self._link.close()
+                self._on_breach(self._session_id, str(error))
+                return
+            if self._link is not None:
+                self._link.resume()
+
+    async def _log_frames(self, frames: Sequence[Frame]) -> None:
+        """Check, append, acknowledge. Events of one batch are checked one by one against the runs they change."""
+        for frame in frames:
+            if frame.kind == FrameKind.HELLO:
+                self._take_hello(frame)
+        numbered = [frame for frame in frames if frame.kind != FrameKind.HELLO]
+        pending: list[tuple[Run, Kind, Any, bytes, int]] = []
+        for frame in numbered:
+            self._received += 1
+            if frame.frame != self._received:
+                raise ProtocolBreachError(f"frame {frame.frame} where {self._received} is due")
+            kind, run = self._kind(frame), self._run(frame)
+            if kind not in TEXT and pending:
+                await self.runs.append_all(pending)
+                pending = []
+            data = admit(run, kind, frame.payload)
+            payload = frame.payload
+            if kind is Kind.END:
+                data = self._end(run, data)
+                payload = encode_json(data)
+            pending.append((run, kind, data, payload, frame.frame))
+            if kind not in TEXT:
+                await self.runs.append_all(pending)
+                pending = []
+        if pending:
+            await self.runs.append_all(pending)
+        if numbered and self._link is not None:
+            self._link.send(FrameKind.ACK, 0, {"frame": self._received})
+
+    def _take_hello(self, frame: Frame) -> None:
+        if self._hello is None or self._hello.done():
+            raise ProtocolBreachError("a second hello")
+        self._hello.set_result(msgspec.json.decode(frame.payload, type=Hello))
+
+    def _kind(self, frame: Frame) -> Kind:
+        try:
+            return Kind(frame.kind)
+        except ValueError:
+            raise ProtocolBreachError(f"frame of kind {frame.kind}") from None
+
+    def _run(self, frame: Frame) -> Run:
+        runs = self.runs.all()
+        if frame.run == 0:
+            return self.runs.run("")
+        if frame.run > len(runs):
+            raise ProtocolBreachError(f"frame of run {frame.run}, which does not exist")
+        return runs[frame.run - 1]
+
+    def _end(self, run: Run, ended: Ended) -> RunEnd:
+        peak, kills = 0, 0
+        if self._group is not None:
+            peak, kills = self._group.stats().mem_peak_bytes or 0, self._group.oom_kills()
+        oom_killed, self._oom_kills = kills > self._oom_kills, kills
+        wall_s = time.time() - run.started_at if run.started_at is not None else 0.0
+        return run_end(ended, wall_s=wall_s, peak_bytes=peak, limit_bytes=self._limit_bytes, oom_killed=oom_killed)

@@ -1,0 +1,468 @@
+"""The agent in this process: launches, recovers and ends the sandboxes of one node."""
+
+import asyncio
+import contextlib
+import hashlib
+import os
+import socket
+import tempfile
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import structlog
+
+from roost.agent.files import HomeFiles
+from roost.agent.install import install_runner
+from roost.agent.interpreters import find_interpreters
+from roost.agent.journal import LogWriter
+from roost.agent.sandbox import LiveSandbox, SessionRuns
+from roost.agent.sweep import boot_id, is_alive, kill_all, remove_tree, start_time
+from roost.runtimes import cgroups
+from roost.runtimes.base import Place, Runtime, SandboxHandle, runtimes
+from roost.runtimes.keeper import KeeperClient
+from roost.wire.agent import Agent, SessionFiles
+from roost.wire.errors import AgentError, CannotEnforce, SessionNotFound, SessionNotRunning
+from roost.wire.reasons import Reason
+from roost.wire.runs import InterruptOutcome, Page, RunSpec, RunSummary
+from roost.wire.sandboxes import (
+    Interpreter,
+    Isolation,
+    RuntimeProbe,
+    SandboxEnded,
+    SandboxInfo,
+    SandboxSpec,
+    SandboxState,
+    SandboxStats,
+)
+
+FIRST_UID = 200_000
+LAST_UID = 260_000
+READY_TIMEOUT_S = 20.0
+
+log = structlog.get_logger(__name__)
+
+
+class SandboxFile(msgspec.Struct, kw_only=True):
+    """`sandbox.json`: what recovery needs to know. The keeper adds pid, start time and boot id."""
+
+    spec: SandboxSpec
+    state: SandboxState
+    runtime: str
+    isolation: Isolation
+    socket: str
+    uid: int | None
+    launched_at: float
+    generation: int = 0
+    boot_id: str = ""
+    pid: int = 0
+    start_time: int = 0
+    init_pid: int = 0
+    init_start_time: int = 0
+
+    def pids(self) -> dict[int, int]:
+        """The processes that stand for the sandbox, by start time; none of another boot."""
+        if self.boot_id != boot_id():
+            return {}
+        pairs = ((self.pid, self.start_time), (self.init_pid, self.init_start_time))
+        return {pid: started for pid, started in pairs if pid and started}
+
+
+class LocalAgent(Agent):
+    """The agent of this machine for one data folder; `open` recovers what an earlier one left."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self._data = data_dir
+        self._run_dir = run_dir(data_dir)
+        self._runtimes: dict[str, Runtime] = {}
+        self._hierarchies = cgroups.Hierarchies()
+        self._writer: LogWriter | None = None
+        self._keeper: KeeperClient | None = None
+        self._runner = Path()
+        self._runs: dict[str, SessionRuns] = {}
+        self._live: dict[str, LiveSandbox] = {}
+        self._launching: dict[str, asyncio.Lock] = {}
+        self._ended: asyncio.Queue[SandboxEnded] = asyncio.Queue()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def open(self) -> None:
+        """Start or find the keeper, and take over every sandbox that lives; the others are swept."""
+        for folder, mode in (
+            (self._data, 0o711),
+            (self._sandboxes, 0o711),
+            (self._logs, 0o700),
+            (self._run_dir, 0o711),
+        ):
+            folder.mkdir(parents=True, exist_ok=True)
+            if folder != self._data or os.access(folder, os.W_OK):
+                folder.chmod(mode)
+        _check_owner(self._run_dir)
+        self._runner = await asyncio.to_thread(install_runner, self._data)
+        self._runtimes = dict(runtimes())
+        self._hierarchies = cgroups.here()
+        self._writer = LogWriter()
+        self._keeper = KeeperClient(self._run_dir, self._runner, self._data / "keeper.log", self._on_exit)
+        await self._keeper.open()
+        for folder in sorted(self._sandboxes.iterdir()):
+            await self._recover(folder)
+
+    async def aclose(self) -> None:
+        """Let go of everything; sandboxes and runs go on."""
+        for sandbox in list(self._live.values()):
+            await sandbox.aclose()
+        self._live.clear()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._keeper is not None:
+            await self._keeper.aclose()
+        if self._writer is not None:
+            await asyncio.to_thread(self._writer.close)
+        for runs in self._runs.values():
+            runs.close()
+        self._runs.clear()
+
+    # Sandboxes
+
+    async def interpreters(self) -> list[Interpreter]:
+        return await asyncio.to_thread(find_interpreters)
+
+    async def probe(self) -> list[RuntimeProbe]:
+        return [runtime.probe() for runtime in self._runtimes.values()]
+
+    async def launch(self, spec: SandboxSpec) -> SandboxInfo:
+        async with self._launching.setdefault(spec.session_id, asyncio.Lock()):
+            if spec.session_id in self._live:
+                return self._info(self._load(spec.session_id))
+            try:
+                return await self._launch(spec)
+            except BaseException:
+                await asyncio.shield(self._end(spec.session_id))
+                raise
+
+    async def _launch(self, spec: SandboxSpec) -> SandboxInfo:
+        runtime = self._choose(spec)
+        folder = self._sandboxes / spec.session_id
+        home = folder / "home"
+        home.mkdir(parents=True, mode=0o700)
+        folder.chmod(0o711)
+        uid = self._free_uid() if os.getuid() == 0 else None
+        if uid is not None:
+            os.chown(home, uid, uid)
+        group = self._group(spec.session_id, spec)
+        listener, path = self._bind()
+        read_ready, write_ready = os.pipe2(os.O_CLOEXEC)
+        try:
+            place = Place(
+                folder=folder,
+                home=home,
+                runner=self._runner,
+                listener=listener.fileno(),
+                ready=write_ready,
+                uid=uid,
+                cgroups=group.procs_files if group is not None else (),
+            )
+            isolation = self._isolation(runtime, spec, place)
+            record = SandboxFile(
+                spec=spec,
+                state=SandboxState.LAUNCHING,
+                runtime=runtime.name,
+                isolation=isolation,
+                socket=path.name,
+                uid=uid,
+                launched_at=time.time(),
+                boot_id=boot_id(),
+            )
+            self._save(record)
+            assert self._keeper is not None
+            handle = await runtime.launch(spec, place, self._keeper)
+            os.close(write_ready)
+            write_ready = -1
+            await _wait_ready(read_ready, folder / "launch.log")
+            return await self._adopt_launched(record, handle, group)
+        finally:
+            listener.close()
+            os.close(read_ready)
+            if write_ready >= 0:
+                os.close(write_ready)
+
+    async def _adopt_launched(
+        self, record: SandboxFile, handle: SandboxHandle, group: cgroups.SandboxGroup | None
+    ) -> SandboxInfo:
+        record.pid, record.start_time = handle.pid, handle.start_time
+        record.init_pid, record.init_start_time = handle.init_pid, start_time(handle.init_pid) or 0
+        record.generation = 1
+        await self._connect(record, group)
+        record.state = SandboxState.RUNNING
+        self._save(record)
+        log.info("sandbox.launched", session_id=record.spec.session_id, runtime=record.runtime)
+        return self._info(record)
+
+    async def _connect(self, record: SandboxFile, group: cgroups.SandboxGroup | None) -> None:
+        session_id = record.spec.session_id
+        runs = await self._session_runs(session_id, make=True)
+        sandbox = LiveSandbox(session_id, runs, group, record.spec.limits.mem_bytes, self._on_breach)
+        try:
+            await sandbox.connect(self._run_dir / record.socket, record.generation, record.uid, record.init_pid)
+        except BaseException:
+            await sandbox.aclose()
+            raise
+        self._live[session_id] = sandbox
+
+    async def destroy(self, session_id: str) -> SandboxStats:
+        async with self._launching.setdefault(session_id, asyncio.Lock()):
+            stats = SandboxStats()
+            if session_id in self._live:
+                stats = await self.stats(session_id)
+            reason = Reason(code="sandbox-destroyed", sentence="the session was ended while this ran")
+            await self._end(session_id, reason)
+        self._launching.pop(session_id, None)
+        return stats
+
+    async def sandboxes(self) -> list[SandboxInfo]:
+        return [self._info(self._load(session_id)) for session_id in self._live]
+
+    async def ended(self) -> AsyncIterator[SandboxEnded]:
+        while True:
+            yield await self._ended.get()
+
+    async def stats(self, session_id: str) -> SandboxStats:
+        self._sandbox(session_id)
+        group = self._group(session_id)
+        return group.stats() if group is not None else SandboxStats()
+
+    # Runs
+
+    async def start(self, session_id: str, run: RunSpec) -> RunSummary:
+        return await self._sandbox(session_id).start(run)
+
+    async def feed(self, session_id: str, run_id: str, *, prompt: int | None, text: str | None) -> None:
+        await self._sandbox(session_id).feed(run_id, prompt, text)
+
+    async def interrupt(self, session_id: str, run_id: str | None = None) -> InterruptOutcome:
+        return self._sandbox(session_id).interrupt(run_id)
+
+    async def read(
+        self, session_id: str, run_id: str, *, after: int, max_bytes: int = 1 << 20, wait_s: float = 0.0
+    ) -> Page:
+        runs = await self._session_runs(session_id)
+        return await runs.read(run_id, after=after, max_bytes=max_bytes, wait_s=wait_s)
+
+    async def runs(self, session_id: str) -> list[RunSummary]:
+        return [run.summary() for run in (await self._session_runs(session_id)).all()]
+
+    async def cursor(self, session_id: str, run_id: str) -> int:
+        return (await self._session_runs(session_id)).run(run_id).cursor
+
+    async def move_cursor(self, session_id: str, run_id: str, seq: int) -> None:
+        runs = await self._session_runs(session_id)
+        await runs.move_cursor(runs.run(run_id), seq)
+
+    def files(self, session_id: str) -> SessionFiles:
+        self._sandbox(session_id)
+        return HomeFiles(self._sandboxes / session_id / "home", self._load(session_id).uid)
+
+    # Recovery and ends
+
+    async def _recover(self, folder: Path) -> None:
+        """Take over one sandbox of an earlier agent, or finish what was left of it."""
+        session_id = folder.name
+        try:
+            record = self._load(session_id)
+            group = self._group(session_id)
+            if record.state is SandboxState.RUNNING and is_alive(
+                record.init_pid, record.pids().get(record.init_pid, 0)
+            ):
+                record.generation += 1
+                self._save(record)
+                await self._connect(record, group)
+                log.info("sandbox.recovered", session_id=session_id)
+                return
+            code = "self-terminated" if record.boot_id == boot_id() else "node-lost"
+        except (OSError, msgspec.DecodeError, AgentError) as error:
+            log.warning("sandbox.not_recovered", session_id=session_id, error=str(error))
+            code = "node-lost"
+        await self._lose(session_id, Reason(code=code, sentence="the sandbox was gone when the agent came back"))
+
+    async def _lose(self, session_id: str, reason: Reason, message: dict[str, Any] | None = None) -> None:
+        await self._end(session_id, reason)
+        message = message or {}
+        await self._ended.put(
+            SandboxEnded(
+                session_id=session_id,
+                reason=reason,
+                exit_code=message.get("exit_code"),
+                signal=message.get("signal"),
+            )
+        )
+
+    async def _end(self, session_id: str, reason: Reason | None = None) -> None:
+        """Leave nothing of a sandbox but its log."""
+        sandbox = self._live.pop(session_id, None)
+        folder = self._sandboxes / session_id
+        group = self._group(session_id)
+        with contextlib.suppress(FileNotFoundError, msgspec.DecodeError):
+            record = self._load(session_id)
+            await kill_all(record.pids(), group)
+            (self._run_dir / record.socket).unlink(missing_ok=True)
+        if group is not None:
+            await kill_all({}, group)
+            await asyncio.to_thread(group.remove)
+        if sandbox is not None:
+            await sandbox.aclose()
+        await asyncio.to_thread(remove_tree, folder)
+        if reason is not None:
+            with contextlib.suppress(SessionNotFound):
+                await (await self._session_runs(session_id)).lose(reason)
+
+    def _on_exit(self, message: dict[str, Any]) -> None:
+        """The keeper says that a child of its ended."""
+        session_id = Path(str(message.get("dir", ""))).name
+        if session_id in self._live:
+            how = f"signal {message['signal']}" if message.get("signal") else f"status {message.get('exit_code')}"
+            reason = Reason(code="self-terminated", sentence=f"the sandbox's first process ended with {how}")
+            self._spawn(self._lose(session_id, reason, message))
+
+    def _on_breach(self, session_id: str, error: str) -> None:
+        if session_id in self._live:
+            reason = Reason(code="protocol-error", sentence=f"the sandbox broke the runner's protocol: {error}")
+            self._spawn(self._lose(session_id, reason))
+
+    def _spawn(self, work: Any) -> None:
+        task: asyncio.Task[None] = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # Places
+
+    @property
+    def _sandboxes(self) -> Path:
+        return self._data / "sandboxes"
+
+    @property
+    def _logs(self) -> Path:
+        return self._data / "logs"
+
+    def _choose(self, spec: SandboxSpec) -> Runtime:
+        """The named runtime, else the strongest; `process` only by name."""
+        candidates = [runtime for name, runtime in self._runtimes.items() if name == spec.runtime]
+        if spec.runtime is None:
+            candidates = [runtime for name, runtime in self._runtimes.items() if name != "process"]
+        for runtime in candidates:
+            probe = runtime.probe()
+            if probe.available and probe.rung >= spec.min_rung:
+                return runtime
+        wanted = spec.runtime or f"a runtime of rung {spec.min_rung} or higher"
+        raise CannotEnforce(f"this host cannot give {wanted}")
+
+    def _isolation(self, runtime: Runtime, spec: SandboxSpec, place: Place) -> Isolation:
+        """What is given, and of the limits those that are not; a named one of these is refused."""
+        isolation = runtime.isolation(spec, place)
+        enforced = {"cpu", "mem", "pids"} if place.cgroups else set()
+        missing = [name for name in ("cpu", "mem", "pids") if name not in enforced]
+        missing += ["scratch"]
+        refused = spec.limits.named.intersection(missing)
+        if refused:
+            raise CannotEnforce(f"this host cannot limit {', '.join(sorted(refused))}")
+        return msgspec.structs.replace(isolation, not_enforced=tuple(missing))
+
+    def _group(self, session_id: str, spec: SandboxSpec | None = None) -> cgroups.SandboxGroup | None:
+        if not self._hierarchies.controllers >= {"cpu", "memory", "pids"}:
+            return None
+        group = cgroups.SandboxGroup(self._hierarchies, f"roost-{self._run_dir.name}-{session_id}")
+        if spec is not None:
+            group.create(spec.limits)
+        return group
+
+    def _free_uid(self) -> int:
+        used = set()
+        for path in self._sandboxes.glob("*/sandbox.json"):
+            with contextlib.suppress(OSError, msgspec.DecodeError):
+                used.add(msgspec.json.decode(path.read_bytes(), type=SandboxFile).uid)
+        for uid in range(FIRST_UID, LAST_UID):
+            if uid not in used:
+                return uid
+        raise AgentError("every session uid is in use")
+
+    def _bind(self) -> tuple[socket.socket, Path]:
+        path = self._run_dir / f"{os.urandom(6).hex()}.sock"
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        listener.bind(str(path))
+        path.chmod(0o600)
+        return listener, path
+
+    def _load(self, session_id: str) -> SandboxFile:
+        return msgspec.json.decode((self._sandboxes / session_id / "sandbox.json").read_bytes(), type=SandboxFile)
+
+    def _save(self, record: SandboxFile) -> None:
+        path = self._sandboxes / record.spec.session_id / "sandbox.json"
+        making = path.with_suffix(".new")
+        making.write_bytes(msgspec.json.encode(record))
+        making.rename(path)
+
+    def _info(self, record: SandboxFile) -> SandboxInfo:
+        return SandboxInfo(
+            session_id=record.spec.session_id,
+            state=record.state,
+            runtime=record.runtime,
+            isolation=record.isolation,
+            launched_at=record.launched_at,
+        )
+
+    def _sandbox(self, session_id: str) -> LiveSandbox:
+        sandbox = self._live.get(session_id)
+        if sandbox is not None:
+            return sandbox
+        if (self._logs / session_id).exists():
+            raise SessionNotRunning(f"the sandbox of session {session_id} is gone")
+        raise SessionNotFound(f"this node has no session {session_id}")
+
+    async def _session_runs(self, session_id: str, *, make: bool = False) -> SessionRuns:
+        if session_id not in self._runs:
+            folder = self._logs / session_id
+            if not make and not folder.exists():
+                raise SessionNotFound(f"this node has no session {session_id}")
+            assert self._writer is not None
+            self._runs[session_id] = SessionRuns(folder, self._writer)
+        return self._runs[session_id]
+
+
+def run_dir(data_dir: Path) -> Path:
+    """The folder of a data folder's sockets; short, since a socket's path has at most 107 bytes."""
+    digest = hashlib.sha256(str(data_dir.resolve()).encode()).hexdigest()[:8]
+    if os.getuid() == 0:
+        return Path("/run/roost") / digest
+    base = os.environ.get("XDG_RUNTIME_DIR")
+    if base:
+        return Path(base) / "roost" / digest
+    return Path(tempfile.gettempdir()) / f"roost-{os.getuid()}" / digest
+
+
+def _check_owner(folder: Path) -> None:
+    for path in (folder, folder.parent):
+        if path.stat().st_uid != os.getuid():
+            raise AgentError(f"{path} belongs to another user", hint="set XDG_RUNTIME_DIR to a folder of your own")
+
+
+def _settle(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+async def _wait_ready(descriptor: int, launch_log: Path) -> None:
+    """Until the runner listens; the pipe's end without a byte means that it never will."""
+    loop = asyncio.get_running_loop()
+    readable: asyncio.Future[None] = loop.create_future()
+    loop.add_reader(descriptor, _settle, readable)
+    try:
+        async with asyncio.timeout(READY_TIMEOUT_S):
+            await readable
+    except TimeoutError:
+        raise AgentError("the runner did not start in time") from None
+    finally:
+        loop.remove_reader(descriptor)
+    if not os.read(descriptor, 1):
+        said = await asyncio.to_thread(launch_log.read_text, errors="replace")
+        raise AgentError(f"the sandbox did not start: {said.strip()[-2000:] or 'it said nothing'}")

@@ -1,0 +1,141 @@
+"""Ending a sandbox completely, whatever its code did."""
+
+import asyncio
+import contextlib
+import os
+import select
+import signal
+import stat
+from pathlib import Path
+
+import psutil
+
+from roost.runtimes.cgroups import SandboxGroup
+from roost.wire.errors import AgentError
+
+KILL_TIMEOUT_S = 10.0
+
+
+def boot_id() -> str:
+    """This boot of the machine; pids of another one mean nothing."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def start_time(pid: int) -> int | None:
+    """Field 22 of `/proc/<pid>/stat`, which tells two processes of one pid apart; None without a process."""
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+
+
+def is_alive(pid: int, started: int) -> bool:
+    """Whether the process that had this pid then still runs."""
+    if start_time(pid) != started:
+        return False
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in ("Z", "X")
+
+
+async def kill_all(pids: dict[int, int], group: SandboxGroup | None) -> None:
+    """Kill the processes that stand for a sandbox (pid → start time), and everything below them or in its group.
+
+    Raises:
+        AgentError: something lives on after ten seconds.
+    """
+    async with _patience(f"processes of the sandbox {sorted(pids)} do not end"):
+        while living := _living(pids, group):
+            watched = [descriptor for pid in living if (descriptor := _kill(pid)) is not None]
+            try:
+                await asyncio.to_thread(_wait_any, watched)
+            finally:
+                for descriptor in watched:
+                    os.close(descriptor)
+
+
+@contextlib.asynccontextmanager
+async def _patience(sentence: str):  # type: ignore[no-untyped-def]  # mypy cannot name the wrapped generator
+    try:
+        async with asyncio.timeout(KILL_TIMEOUT_S):
+            yield
+    except TimeoutError:
+        raise AgentError(sentence, hint="look for processes in uninterruptible sleep with `ps -eo pid,stat`") from None
+
+
+def _living(pids: dict[int, int], group: SandboxGroup | None) -> set[int]:
+    living = {pid for pid, started in pids.items() if is_alive(pid, started)}
+    for pid in list(living):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            living.update(child.pid for child in psutil.Process(pid).children(recursive=True))
+    if group is not None:
+        living.update(group.pids())
+    return {pid for pid in living if (started := start_time(pid)) is not None and is_alive(pid, started)}
+
+
+def _kill(pid: int) -> int | None:
+    """Send SIGKILL through a pidfd, which cannot hit a process that was born since."""
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return None
+    try:
+        signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+    except ProcessLookupError:
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+def _wait_any(descriptors: list[int]) -> None:
+    """Until one of them has ended; zombies count as ended."""
+    if not descriptors:
+        return
+    poll = select.poll()
+    for descriptor in descriptors:
+        poll.register(descriptor, select.POLLIN)
+    poll.poll(1000)
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a folder whatever is in it: any depth, any mode, any name.
+
+    Nested folders are moved up to the top and emptied there, so neither depth, path length nor descriptors grow.
+    """
+    try:
+        top = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return
+    try:
+        moved = 0
+        while names := os.listdir(top):
+            for name in names:
+                if _is_folder(top, name):
+                    moved = _flatten(top, name, moved)
+                else:
+                    os.unlink(name, dir_fd=top)
+    finally:
+        os.close(top)
+    path.rmdir()
+
+
+def _flatten(top: int, name: str, moved: int) -> int:
+    """Empty one folder of `top` by moving its folders up, then remove it."""
+    with contextlib.suppress(PermissionError):
+        os.chmod(name, 0o700, dir_fd=top)
+    folder = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=top)
+    try:
+        for child in os.listdir(folder):
+            if _is_folder(folder, child):
+                with contextlib.suppress(PermissionError):
+                    os.chmod(child, 0o700, dir_fd=folder)
+                moved += 1
+                os.rename(child, f".roost-sweep-{os.getpid()}-{moved}", src_dir_fd=folder, dst_dir_fd=top)
+            else:
+                os.unlink(child, dir_fd=folder)
+    finally:
+        os.close(folder)
+    os.rmdir(name, dir_fd=top)
+    return moved
+
+
+def _is_folder(folder: int, name: str) -> bool:
+    return stat.S_ISDIR(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode)

@@ -1,0 +1,540 @@
+"""The Python kernel: a fork of the runner that executes runs in one namespace that lasts.
+
+Nothing here is trusted by the runner: user code shares this process and may do to it what it likes.
+Control messages are a u32 big-endian length and a JSON object, in both directions.
+"""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import fcntl
+import io
+import json
+import linecache
+import os
+import select
+import signal
+import struct
+import sys
+import termios
+import time
+import traceback
+from _thread import RLock, get_ident
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from . import system
+from .protocol import MAX_PAYLOAD
+
+if TYPE_CHECKING:
+    from types import CodeType, FrameType, TracebackType
+
+try:
+    import resource
+except ImportError:  # a Python built without it
+    resource = None  # type: ignore[assignment]
+
+LENGTH = struct.Struct(">I")
+_CO_COROUTINE = 0x80
+_NOTHING = bytes(4)
+_MAX_TEXT = MAX_PAYLOAD // 16  # twice this, each character escaped, fits a frame
+
+
+def main(control: int, sync: int, stdout: int, stderr: int, home: str, environ: dict[str, str]) -> NoReturn:
+    """Become the kernel: called in the child right after the fork, and never returns."""
+    code = 1
+    try:
+        _leave_runner(control, sync, stdout, stderr)
+        _settle_in(home, environ)
+        Kernel(control, sync).serve()
+        code = 0
+    except BaseException:
+        try:
+            os.write(2, traceback.format_exc().encode("utf-8", "replace"))
+        except OSError:
+            pass
+    finally:
+        os._exit(code)
+
+
+def _leave_runner(control: int, sync: int, stdout: int, stderr: int) -> None:
+    os.setpgid(0, 0)
+    signal.set_wakeup_fd(-1)
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD):
+        signal.signal(number, signal.SIG_DFL)
+    null = os.open("/dev/null", os.O_RDONLY)
+    os.dup2(null, 0)
+    os.dup2(stdout, 1)
+    os.dup2(stderr, 2)
+    system.close_all_but({0, 1, 2, control, sync})
+    # Debuggers and profilers of the user work on the user's own process. Not before: /proc is root's until then.
+    system.set_dumpable(True)
+    try:
+        with open("/proc/self/oom_score_adj", "w") as file:
+            file.write("1000")
+    except OSError:
+        pass
+
+
+def _settle_in(home: str, environ: dict[str, str]) -> None:
+    os.environ.clear()
+    os.environ.update(environ)
+    time.tzset()
+    os.chdir(home)
+    sys.argv = [""]
+    # The runner was started with -S and -I to be quick and safe; the user wants what is installed.
+    sys.path[:0] = ["", *filter(None, environ.get("PYTHONPATH", "").split(os.pathsep))]
+    try:
+        import site
+
+        site.main()
+    except Exception:
+        traceback.print_exc()
+
+
+class Kernel:
+    """One conversation with the runner, and the namespace that it fills."""
+
+    def __init__(self, control: int, sync: int) -> None:
+        self._control = control
+        self._inbox = bytearray()
+        self._fence = _Fence(sync)
+        self._loop: Any = None
+        self._run = 0
+        self._main_thread = get_ident()
+        self._running = False
+        self._shielded = False
+        self._pending = False
+        self._early = False
+        self._take_over_streams()
+        self._namespace = self._new_main()
+        os.register_at_fork(after_in_child=self._become_child)
+        signal.signal(signal.SIGINT, self._on_interrupt)
+
+    def serve(self) -> None:
+        """Execute what the runner sends, until it closes the socket."""
+        while True:
+            message = self._receive()
+            if message is None:
+                return
+            if message["op"] == "run":
+                self._execute(message)
+
+    def ask(self, text: str, password: bool) -> str:
+        """One line from the user.
+
+        Raises:
+            EOFError: there is none, or nobody can be asked: only the thread of the run can ask.
+        """
+        if self._fence.is_child or not self._running or get_ident() != self._main_thread:
+            raise EOFError("only the main thread of a run can ask for input")
+        # An interrupt in the middle of a message would lose its place in the stream, so it waits for poll.
+        self._shielded = True
+        try:
+            self._send({"op": "prompt", "text": text[:_MAX_TEXT], "password": password})
+            while True:
+                self._wait_for_word()
+                message = self._receive()
+                if message is None:
+                    raise EOFError
+                if message["op"] == "input":
+                    break
+        finally:
+            self._shielded = False
+            if self._pending:
+                self._pending = False
+                raise KeyboardInterrupt
+        if message.get("eof"):
+            raise EOFError("end of input")
+        return str(message["text"])
+
+    def _take_over_streams(self) -> None:
+        sys.stdin = _Input(self)
+        sys.stdout = _text(_Output(self._fence, 1, 2), "surrogateescape")
+        sys.stderr = _text(_Output(self._fence, 2, 1), "backslashreplace")
+        # The originals are declared constant; code that reaches for them must meet ours all the same.
+        vars(sys).update(__stdin__=sys.stdin, __stdout__=sys.stdout, __stderr__=sys.stderr)
+
+        def ask_line(prompt: object = "", /) -> str:
+            """Read a line from the person who started the run."""
+            _flush()
+            return _without_newline(self.ask(str(prompt), False))
+
+        def ask_password(prompt: str = "Password: ", stream: object = None, **_: object) -> str:
+            """Read a line that is not shown."""
+            _flush()
+            return _without_newline(self.ask(str(prompt), True))
+
+        import getpass
+
+        builtins.input = ask_line
+        getpass.getpass = ask_password
+
+    def _new_main(self) -> dict[str, Any]:
+        module = type(sys)("__main__")
+        module.__dict__["__builtins__"] = builtins
+        sys.modules["__main__"] = module
+        return module.__dict__
+
+    def _become_child(self) -> None:
+        self._fence.is_child = True
+        for descriptor in (self._control, self._fence.descriptor):
+            try:
+                os.close(descriptor)
+            except OSError:
+                pass
+
+    def _on_interrupt(self, _number: int, _frame: FrameType | None) -> None:
+        if not self._running:
+            self._early = True
+        elif self._shielded:
+            self._pending = True
+        else:
+            raise KeyboardInterrupt
+
+    def _execute(self, message: dict[str, Any]) -> None:
+        self._run = message["run"]
+        before = _cpu_seconds()
+        events: list[dict[str, Any]] = []
+        status, exit_code = self._outcome(message, events)
+        # The code of a run may leave a fork of this process behind; it must not answer for the kernel.
+        if self._fence.is_child:
+            _flush()
+            os._exit(exit_code)
+        _flush()
+        spent = _cpu_seconds() - before
+        self._send(*events, {"op": "end", "status": status, "exit_code": exit_code, "cpu_s": spent})
+
+    def _outcome(self, message: dict[str, Any], events: list[dict[str, Any]]) -> tuple[str, int]:
+        if signal.getsignal(signal.SIGINT) != self._on_interrupt:
+            signal.signal(signal.SIGINT, self._on_interrupt)
+        try:
+            try:
+                self._running = True
+                if self._early:
+                    self._look_for_interrupt()
+                value = self._evaluate(message["code"])
+                if message["echo"] and value is not None:
+                    builtins._ = value  # type: ignore[attr-defined]
+                    events.append(_result(value))
+            finally:
+                self._running = self._shielded = self._pending = False
+        except SystemExit as error:
+            self._running = False
+            return "exited", _exit_code(error)
+        except KeyboardInterrupt as error:
+            self._running = False
+            events.append(self._report(error))
+            return "interrupted", 130
+        except BaseException as error:
+            self._running = False
+            events.append(self._report(error))
+            return "error", 1
+        return "ok", 0
+
+    def _evaluate(self, code: str) -> Any:
+        """Execute `code`; the value of its last statement if that is an expression."""
+        name = f"<run {self._run}>"
+        linecache.cache[name] = (len(code), None, code.splitlines(True), name)
+        tree = ast.parse(code, name)
+        last = tree.body[-1] if tree.body and isinstance(tree.body[-1], ast.Expr) else None
+        if last is not None:
+            tree.body.pop()
+        flags = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
+        body = compile(tree, name, "exec", flags=flags, dont_inherit=True)
+        if last is None:
+            self._evaluate_compiled(body)
+            return None
+        # Both are compiled before either runs: code with a mistake in its last line does nothing.
+        future = body.co_flags & _FUTURES
+        expression = compile(ast.Expression(last.value), name, "eval", flags=flags | future, dont_inherit=True)
+        self._evaluate_compiled(body)
+        return self._evaluate_compiled(expression)
+
+    def _evaluate_compiled(self, code: CodeType) -> Any:
+        value = eval(code, self._namespace)  # noqa: S307 - running other people's code is the purpose
+        return self._await(value) if code.co_flags & _CO_COROUTINE else value
+
+    def _await(self, coroutine: Any) -> Any:
+        if self._loop is None or self._loop.is_closed():
+            import asyncio
+
+            self._loop = asyncio.new_event_loop()
+            asyncio.set_event_loop(self._loop)
+        task = self._loop.create_task(coroutine)
+        try:
+            return self._loop.run_until_complete(task)
+        except KeyboardInterrupt:
+            if not task.done():
+                task.cancel()
+                try:
+                    self._loop.run_until_complete(task)
+                except BaseException:
+                    pass
+            raise
+
+    def _report(self, error: BaseException) -> dict[str, Any]:
+        lines = _traceback(error)
+        sys.last_type, sys.last_value, sys.last_traceback = type(error), error, error.__traceback__
+        try:
+            sys.stderr.write("".join(lines))
+        except BaseException:
+            pass
+        try:
+            value = str(error)
+        except BaseException:
+            value = "<no text>"
+        return {"op": "error", "name": type(error).__name__, "value": value[: _MAX_TEXT // 4], "traceback": lines}
+
+    def _look_for_interrupt(self) -> None:
+        """Raise if the interrupt that came between two runs was meant for this one.
+
+        The runner sends the number of the run before the signal, so that an interrupt neither gets lost before
+        the run has begun nor hits the next.
+        """
+        self._early = False
+        self._shielded = True
+        for message in self._received():
+            if message["op"] == "interrupt" and message["run"] == self._run:
+                raise KeyboardInterrupt
+        self._shielded = False
+
+    def _received(self) -> list[dict[str, Any]]:
+        messages = []
+        while len(self._inbox) or select.select([self._control], [], [], 0)[0]:
+            message = self._receive()
+            if message is None:
+                break
+            messages.append(message)
+        return messages
+
+    def _wait_for_word(self) -> None:
+        if len(self._inbox):
+            return
+        waiting = select.poll()
+        waiting.register(self._control, select.POLLIN)
+        self._shielded = False
+        if not self._pending:
+            waiting.poll()
+        self._shielded = True
+        if self._pending:
+            self._pending = False
+            raise KeyboardInterrupt
+
+    def _receive(self) -> dict[str, Any] | None:
+        while True:
+            if len(self._inbox) >= LENGTH.size:
+                end = LENGTH.size + LENGTH.unpack_from(self._inbox)[0]
+                if len(self._inbox) >= end:
+                    message: dict[str, Any] = json.loads(bytes(self._inbox[LENGTH.size : end]))
+                    del self._inbox[:end]
+                    return message
+            data = os.read(self._control, 65_536)
+            if not data:
+                return None
+            self._inbox += data
+
+    def _send(self, *messages: dict[str, Any]) -> None:
+        encoded = [json.dumps(message).encode() for message in messages]
+        _write_all(self._control, b"".join(LENGTH.pack(len(data)) + data for data in encoded))
+
+
+class _Fence:
+    """Asks the runner to empty both pipes, which makes the order of two streams exact."""
+
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor = descriptor
+        self.is_child = False
+        self._lock = RLock()
+        self._asked = 0
+        self._answered = 0
+
+    def wait(self) -> None:
+        with self._lock:
+            mine = self._asked = (self._asked + 1) & 255
+            os.write(self.descriptor, bytes((mine,)))
+            # Answers that an interrupt left behind, or that a signal handler's own output took, do not count.
+            while (self._answered - mine) & 255 >= 128:
+                data = os.read(self.descriptor, 256)
+                if not data:
+                    return
+                self._answered = data[-1]
+
+
+class _Output(io.RawIOBase):
+    """Descriptor 1 or 2, unbuffered, in order with the other one."""
+
+    def __init__(self, fence: _Fence, descriptor: int, other: int) -> None:
+        super().__init__()
+        self._fence = fence
+        self._descriptor = descriptor
+        self._other = other
+
+    def fileno(self) -> int:
+        return self._descriptor
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any, /) -> int:
+        view = memoryview(data).cast("B")
+        if not self._fence.is_child and self._other_holds_bytes():
+            self._fence.wait()
+        _write_all(self._descriptor, view)
+        return len(view)
+
+    def close(self) -> None:
+        """Closing `sys.stdout` must not take away the output of the next run."""
+
+    def _other_holds_bytes(self) -> bool:
+        try:
+            return fcntl.ioctl(self._other, termios.FIONREAD, _NOTHING) != _NOTHING
+        except OSError:
+            return False
+
+
+class _Input(io.TextIOBase):
+    """`sys.stdin`: every line is a prompt without text."""
+
+    encoding = "utf-8"
+    errors = "strict"
+
+    def __init__(self, kernel: Kernel) -> None:
+        super().__init__()
+        self._kernel = kernel
+        self._rest = ""
+
+    def fileno(self) -> int:
+        return 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readline(self, size: int | None = -1, /) -> str:  # type: ignore[override]
+        if not self._rest:
+            try:
+                self._rest = _without_newline(self._kernel.ask("", False)) + "\n"
+            except EOFError:
+                return ""
+        end = self._rest.index("\n") + 1 if "\n" in self._rest else len(self._rest)
+        if size is not None and size >= 0:
+            end = min(end, size)
+        line, self._rest = self._rest[:end], self._rest[end:]
+        return line
+
+    def read(self, size: int | None = -1, /) -> str:
+        if size is not None and size >= 0:
+            return self.readline(size)
+        return "".join(iter(self.readline, ""))
+
+    def close(self) -> None:
+        """`exit()` closes it, and the next run wants to read again."""
+
+
+def _text(raw: io.RawIOBase, errors: str) -> io.TextIOWrapper:
+    return io.TextIOWrapper(raw, "utf-8", errors, write_through=True)  # type: ignore[arg-type]
+
+
+def _write_all(descriptor: int, data: bytes | memoryview) -> None:
+    view = memoryview(data)
+    while len(view):
+        try:
+            view = view[os.write(descriptor, view) :]
+        except BlockingIOError:
+            select.select([], [descriptor], [])
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except BaseException:
+            pass
+
+
+def _without_newline(line: str) -> str:
+    return line[:-1] if line.endswith("\n") else line
+
+
+def _cpu_seconds() -> float:
+    if resource is None:
+        return sum(os.times()[:4])
+    mine, children = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
+    return mine.ru_utime + mine.ru_stime + children.ru_utime + children.ru_stime
+
+
+def _exit_code(error: SystemExit) -> int:
+    code = error.code
+    if code is None:
+        return 0
+    if isinstance(code, int):
+        return int(code) & 0xFF
+    try:
+        sys.stderr.write(f"{code}\n")
+    except BaseException:
+        pass
+    return 1
+
+
+def _result(value: object) -> dict[str, Any]:
+    text = repr(value)
+    if len(text) > _MAX_TEXT:
+        text = text[:_MAX_TEXT] + "…"
+    return {"op": "result", "text": text, "mime": _rich(value)}
+
+
+_RICH = {
+    "_repr_html_": "text/html",
+    "_repr_markdown_": "text/markdown",
+    "_repr_svg_": "image/svg+xml",
+    "_repr_latex_": "text/latex",
+}
+
+
+def _rich(value: object) -> dict[str, str]:
+    found = {}
+    room = _MAX_TEXT
+    for method, mime in _RICH.items():
+        show = getattr(type(value), method, None)
+        if show is None:
+            continue
+        try:
+            text = show(value)
+        except Exception:
+            continue  # the plain text is there
+        if isinstance(text, str) and len(text) <= room:
+            found[mime] = text
+            room -= len(text)
+    return found
+
+
+def _traceback(error: BaseException) -> list[str]:
+    """The formatted traceback from the user's first line on, cut to what a frame carries."""
+    start: TracebackType | None = error.__traceback__
+    while start is not None and not start.tb_frame.f_code.co_filename.startswith("<run "):
+        start = start.tb_next
+    try:
+        lines = traceback.format_exception(type(error), error, start)
+    except BaseException:
+        lines = [f"{type(error).__name__}\n"]
+    kept: list[str] = []
+    room = _MAX_TEXT
+    for line in reversed(lines):  # the last lines say most
+        kept.append(line[:room])
+        room -= len(line)
+        if room <= 0:
+            break
+    return kept[::-1]
+
+
+def _future_flags() -> int:
+    import __future__
+
+    flags = 0
+    for name in __future__.all_feature_names:
+        flags |= getattr(__future__, name).compiler_flag
+    # Generators and nested scopes are old and share bits with other flags of code objects.
+    return flags & ~0xFFFF
+
+
+_FUTURES = _future_flags()

@@ -1,0 +1,53 @@
+"""The few calls to Linux that the standard library does not have."""
+
+from __future__ import annotations
+
+import os
+
+_PR_SET_DUMPABLE = 4
+_PR_SET_CHILD_SUBREAPER = 36
+
+
+def set_dumpable(dumpable: bool) -> None:
+    """Whether others of our uid may look into this process (`/proc/<pid>/mem`, ptrace)."""
+    _prctl(_PR_SET_DUMPABLE, int(dumpable))
+
+
+def become_subreaper() -> None:
+    """Orphans below us become our children."""
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def close_all_but(keep: set[int]) -> None:
+    """Close every descriptor of this process that is not in `keep`."""
+    try:
+        numbers = [int(name) for name in os.listdir("/proc/self/fd")]
+    except OSError:
+        numbers = list(range(4096))
+    for number in numbers:
+        if number not in keep:
+            try:
+                os.close(number)
+            except OSError:
+                pass
+
+
+def start_time(pid: int) -> int:
+    """Field 22 of `/proc/<pid>/stat`: tells two processes of one pid apart."""
+    with open(f"/proc/{pid}/stat") as file:
+        return int(file.read().rpartition(")")[2].split()[19])
+
+
+def boot_id() -> str:
+    """This boot of the machine."""
+    with open("/proc/sys/kernel/random/boot_id") as file:
+        return file.read().strip()
+
+
+def _prctl(option: int, value: int) -> None:
+    # An interpreter without ctypes runs code all the same, only less protected.
+    try:
+        import ctypes
+    except ImportError:
+        return
+    ctypes.CDLL(None).prctl(option, value, 0, 0, 0)

@@ -1,0 +1,73 @@
+"""The seam between the agent and whatever makes sandboxes."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from importlib.metadata import entry_points
+from pathlib import Path
+
+import msgspec
+
+from roost.runtimes.keeper import KeeperClient
+from roost.wire.sandboxes import Isolation, RuntimeProbe, SandboxSpec
+
+HOME = "/home/work"
+"""Where a session's home is seen inside a sandbox."""
+
+
+class Place(msgspec.Struct, frozen=True, kw_only=True):
+    """What the agent has prepared for one sandbox before a runtime launches it."""
+
+    folder: Path
+    """The sandbox's own folder; the keeper keeps `sandbox.json` and `exit.json` here."""
+    home: Path
+    runner: Path
+    """The installed copy of the runner, readable by every uid."""
+    listener: int
+    """Descriptor of the bound socket that the runner will listen on."""
+    ready: int
+    """Write end of a pipe; the runner writes one byte once it listens."""
+    uid: int | None
+    """The session's own uid, or None where the agent may not change it."""
+    cgroups: tuple[str, ...] = ()
+    """`cgroup.procs` files to join."""
+
+
+class SandboxHandle(msgspec.Struct, frozen=True, kw_only=True):
+    """The two processes that stand for a sandbox."""
+
+    pid: int
+    """The keeper's child."""
+    start_time: int
+    init_pid: int
+    """Pid 1 of the sandbox as the host sees it; the same as `pid` where there is no pid namespace."""
+
+
+class Runtime(ABC):
+    """Makes sandboxes on one node. It keeps no state of its own: the sandbox's folder is the state."""
+
+    name: str
+
+    @abstractmethod
+    def probe(self) -> RuntimeProbe:
+        """What isolation can be given here, and what is missing for more. Cheap, and without side effects."""
+
+    @abstractmethod
+    def isolation(self, spec: SandboxSpec, place: Place) -> Isolation:
+        """What a sandbox launched like this really has."""
+
+    @abstractmethod
+    async def launch(self, spec: SandboxSpec, place: Place, keeper: KeeperClient) -> SandboxHandle:
+        """Have the keeper start the sandbox, and return once its pid 1 is known.
+
+        The runner may not answer yet. If this raises or is cancelled, the agent ends what was started by the pid
+        in `sandbox.json`.
+
+        Raises:
+            AgentError: the keeper or the sandbox's program refused.
+        """
+
+
+def runtimes() -> Mapping[str, Runtime]:
+    """Every installed runtime by name, the strongest first."""
+    found = [entry.load()() for entry in entry_points(group="roost.runtimes")]
+    return {runtime.name: runtime for runtime in sorted(found, key=lambda r: r.probe().rung, reverse=True)}

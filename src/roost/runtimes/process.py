@@ -1,0 +1,45 @@
+"""No isolation but a home of its own, rlimits and, as root, a uid of its own. Only when asked for by name."""
+
+import json
+
+from roost.runtimes.base import Place, Runtime, SandboxHandle
+from roost.runtimes.keeper import KeeperClient
+from roost.wire.sandboxes import Isolation, Rung, RuntimeProbe, SandboxSpec
+
+
+class ProcessRuntime(Runtime):
+    """Stops accidents, not people."""
+
+    name = "process"
+
+    def probe(self) -> RuntimeProbe:
+        return RuntimeProbe(
+            runtime=self.name,
+            available=True,
+            rung=Rung.PROCESS,
+            gives=("own home", "rlimits"),
+            missing=(("isolation from the host and from other sessions", ""),),
+        )
+
+    def isolation(self, spec: SandboxSpec, place: Place) -> Isolation:
+        gives = ("own home", "rlimits", *(("own uid",) if place.uid is not None else ()))
+        return Isolation(rung=Rung.PROCESS, gives=gives)
+
+    async def launch(self, spec: SandboxSpec, place: Place, keeper: KeeperClient) -> SandboxHandle:
+        settings = {
+            "socket_fd": 3,
+            "ready_fd": 4,
+            "home": str(place.home),
+            "environ": {**spec.environ, "HOME": str(place.home)},
+        }
+        argv = [spec.interpreter.path, "-I", "-S", str(place.runner / "__main__.py"), json.dumps(settings)]
+        with (place.folder / "launch.log").open("ab") as log:
+            pid, start_time = await keeper.spawn(
+                argv,
+                fds={2: log.fileno(), 3: place.listener, 4: place.ready},
+                uid=place.uid,
+                cgroups=place.cgroups,
+                folder=place.folder,
+                rlimits={"RLIMIT_CORE": 0},
+            )
+        return SandboxHandle(pid=pid, start_time=start_time, init_pid=pid)

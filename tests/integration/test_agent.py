@@ -1,0 +1,303 @@
+"""The agent with its keeper, in front of real sandboxes."""
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+
+from roost.agent.interpreters import find_interpreters
+from roost.agent.supervisor import LocalAgent, run_dir
+from roost.runtimes.bubblewrap import BubblewrapRuntime
+from roost.wire.errors import (
+    CannotEnforce,
+    FileNotFoundInSession,
+    Forbidden,
+    LimitExceeded,
+    RunAlreadyExists,
+    RunNotFound,
+    SessionNotFound,
+    SessionNotRunning,
+)
+from roost.wire.ids import new_session_id
+from roost.wire.runs import Event, EventKind, RunEnd, RunSpec, RunState, RunStatus
+from roost.wire.sandboxes import Limits, SandboxSpec, SandboxState
+
+pytestmark = pytest.mark.skipif(
+    not BubblewrapRuntime().probe().available, reason="bubblewrap or user namespaces are missing"
+)
+
+
+def a_spec(runtime: str | None = None, **limits: int) -> SandboxSpec:
+    return SandboxSpec(
+        session_id=new_session_id(),
+        interpreter=find_interpreters()[0],
+        runtime=runtime,
+        limits=Limits(**limits),  # type: ignore[arg-type]  # tests set numbers only
+    )
+
+
+@pytest.fixture
+async def agent(data_dir: Path) -> AsyncIterator[LocalAgent]:
+    agent = LocalAgent(data_dir)
+    await agent.open()
+    yield agent
+    await end(agent)
+
+
+async def end(agent: LocalAgent) -> None:
+    """Destroy what the test left, and end the keeper that it started."""
+    for sandbox in await agent.sandboxes():
+        await agent.destroy(sandbox.session_id)
+    assert agent._keeper is not None
+    keeper = (await agent._keeper.hello())["pid"]
+    await agent.aclose()
+    os.kill(keeper, signal.SIGKILL)
+
+
+async def events_of(agent: LocalAgent, session_id: str, run_id: str) -> list[Event]:
+    """Every event of a run up to its end."""
+    events: list[Event] = []
+    async with asyncio.timeout(60):
+        while True:
+            page = await agent.read(session_id, run_id, after=len(events), wait_s=5)
+            events += page.events
+            if events and events[-1].kind is EventKind.END:
+                return events
+
+
+async def run(agent: LocalAgent, session_id: str, code: str, run_id: str = "") -> list[Event]:
+    run_id = run_id or os.urandom(4).hex()
+    await agent.start(session_id, RunSpec(run_id=run_id, code=code))
+    return await events_of(agent, session_id, run_id)
+
+
+def output(events: list[Event]) -> str:
+    return "".join(event.data for event in events if event.kind is EventKind.STDOUT)
+
+
+async def end_of(agent: LocalAgent, session_id: str, run_id: str) -> RunEnd:
+    [summary] = [summary for summary in await agent.runs(session_id) if summary.run_id == run_id]
+    assert summary.end is not None
+    return summary.end
+
+
+@pytest.mark.parametrize("runtime", ["bubblewrap", "process"])
+async def test_a_run_answers_and_state_is_kept(agent: LocalAgent, runtime: str) -> None:
+    spec = a_spec(runtime)
+    info = await agent.launch(spec)
+
+    first = await run(agent, spec.session_id, "x = 20; print('hello')")
+    second = await run(agent, spec.session_id, "x + 1")
+
+    assert info.state is SandboxState.RUNNING
+    assert output(first) == "hello\n"
+    assert [event.data["text"] for event in second if event.kind is EventKind.RESULT] == ["21"]
+    assert [event.seq for event in first] == list(range(1, len(first) + 1))
+
+
+async def test_launching_twice_gives_the_first_sandbox(agent: LocalAgent) -> None:
+    spec = a_spec()
+
+    first, second = await agent.launch(spec), await agent.launch(spec)
+
+    assert first.launched_at == second.launched_at
+
+
+async def test_the_process_runtime_is_never_taken_silently(agent: LocalAgent) -> None:
+    info = await agent.launch(a_spec())
+
+    assert info.runtime == "bubblewrap"
+
+
+async def test_a_named_limit_that_cannot_be_enforced_is_refused(agent: LocalAgent) -> None:
+    spec = SandboxSpec(
+        session_id=new_session_id(),
+        interpreter=find_interpreters()[0],
+        limits=Limits(scratch_bytes=1 << 20, named=frozenset({"scratch"})),
+    )
+
+    with pytest.raises(CannotEnforce, match="scratch"):
+        await agent.launch(spec)
+
+    assert list((agent._sandboxes).iterdir()) == []
+
+
+async def test_the_same_run_id_is_the_same_run(agent: LocalAgent) -> None:
+    spec = a_spec()
+    await agent.launch(spec)
+
+    first = await agent.start(spec.session_id, RunSpec(run_id="once", code="print(1)"))
+    again = await agent.start(spec.session_id, RunSpec(run_id="once", code="print(1)"))
+
+    assert (first.created, again.created) == (True, False)
+    assert output(await events_of(agent, spec.session_id, "once")) == "1\n"
+    with pytest.raises(RunAlreadyExists):
+        await agent.start(spec.session_id, RunSpec(run_id="once", code="print(2)"))
+
+
+async def test_a_prompt_is_answered_once(agent: LocalAgent) -> None:
+    spec = a_spec()
+    await agent.launch(spec)
+    await agent.start(spec.session_id, RunSpec(run_id="ask", code="print(input('name? ') + '!')"))
+    page = await agent.read(spec.session_id, "ask", after=1, wait_s=10)
+    assert page.run.state is RunState.WAITING
+
+    await agent.feed(spec.session_id, "ask", prompt=1, text="Ada")
+    await agent.feed(spec.session_id, "ask", prompt=1, text="Eve")
+
+    events = await events_of(agent, spec.session_id, "ask")
+    assert output(events) == "Ada!\n"
+    assert [event.data for event in events if event.kind is EventKind.INPUT] == [{"prompt": 1, "text": "Ada"}]
+
+
+@pytest.mark.parametrize(
+    ("code", "exit_code", "reason"),
+    [
+        ("import os; os._exit(137)", 137, "kernel-exited"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", 137, "kernel-signalled"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", 139, "kernel-signalled"),
+    ],
+)
+async def test_a_kernel_that_dies_ends_its_run_with_a_reason(
+    agent: LocalAgent, code: str, exit_code: int, reason: str
+) -> None:
+    spec = a_spec()
+    await agent.launch(spec)
+
+    await run(agent, spec.session_id, code, "dies")
+    after = await run(agent, spec.session_id, "print('alive')")
+
+    end = await end_of(agent, spec.session_id, "dies")
+    assert (end.status, end.exit_code) == (RunStatus.KERNEL_DIED, exit_code)
+    assert end.reason is not None
+    assert end.reason.code == reason
+    assert after[0].data == {"state_lost": True}
+    assert output(after) == "alive\n"
+
+
+async def test_memory_limit_names_limit_and_peak(agent: LocalAgent) -> None:
+    spec = a_spec(mem_bytes=128 << 20)
+    info = await agent.launch(spec)
+    if "mem" in info.isolation.not_enforced:
+        pytest.skip("no writable memory cgroup here")
+
+    await run(agent, spec.session_id, "x = bytearray(512 << 20)", "big")
+
+    end = await end_of(agent, spec.session_id, "big")
+    assert end.reason is not None
+    assert (end.reason.code, end.reason.limit) == ("memory-limit", 128 << 20)
+    assert end.reason.peak is not None
+    assert end.reason.peak > 100 << 20
+    assert output(await run(agent, spec.session_id, "print('alive')")) == "alive\n"
+
+
+async def test_an_agent_that_comes_back_finds_run_and_variables(data_dir: Path) -> None:
+    """1. a run counts; 2. the agent goes and a new one comes; 3. the reader goes on after what it saw."""
+    first = LocalAgent(data_dir)
+    await first.open()
+    spec = a_spec()
+    await first.launch(spec)
+    code = "x = 7\nimport time\nfor i in range(300): print(i); time.sleep(0.005)"
+    await first.start(spec.session_id, RunSpec(run_id="count", code=code))
+    seen = (await first.read(spec.session_id, "count", after=5, wait_s=10)).events
+    await first.aclose()
+
+    second = LocalAgent(data_dir)
+    await second.open()
+    events = await events_of(second, spec.session_id, "count")
+
+    assert seen[0].seq == 6
+    assert output(events) == "".join(f"{i}\n" for i in range(300))
+    assert output(await run(second, spec.session_id, "print(x)")) == "7\n"
+    await end(second)
+
+
+async def test_a_sandbox_that_dies_ends_its_runs_and_is_reported(agent: LocalAgent) -> None:
+    spec = a_spec()
+    await agent.launch(spec)
+    await agent.start(spec.session_id, RunSpec(run_id="long", code="import time\ntime.sleep(600)"))
+    await agent.read(spec.session_id, "long", after=0, wait_s=10)
+
+    os.kill(agent._load(spec.session_id).init_pid, signal.SIGKILL)
+    async with asyncio.timeout(20):
+        async for ended in agent.ended():
+            assert (ended.session_id, ended.reason.code) == (spec.session_id, "self-terminated")
+            break
+
+    assert (await end_of(agent, spec.session_id, "long")).status is RunStatus.SANDBOX_LOST
+    with pytest.raises(SessionNotRunning):
+        await agent.start(spec.session_id, RunSpec(run_id="late", code="1"))
+
+
+async def test_destroy_leaves_nothing_but_the_log(agent: LocalAgent, data_dir: Path) -> None:
+    spec = a_spec()
+    await agent.launch(spec)
+    nasty = """
+import os, signal, time
+if os.fork() == 0:
+    os.setsid()
+    if os.fork() == 0:
+        for s in range(1, 65):
+            try: signal.signal(s, signal.SIG_IGN)
+            except (OSError, ValueError): pass
+        while True: time.sleep(1)
+    os._exit(0)
+path = 'd'
+for i in range(1500):
+    os.mkdir('d'); os.chdir('d')
+os.chdir('/home/work')
+os.mkdir('locked'); open('locked/-rf', 'w').close(); os.chmod('locked', 0)
+"""
+    await run(agent, spec.session_id, nasty)
+    init_pid = agent._load(spec.session_id).init_pid
+    group = agent._group(spec.session_id)
+    members = group.pids() if group is not None else [init_pid]
+
+    await agent.destroy(spec.session_id)
+    await agent.destroy(spec.session_id)
+
+    assert [pid for pid in members if Path(f"/proc/{pid}").exists()] == []
+    assert list((data_dir / "sandboxes").iterdir()) == []
+    assert [path.name for path in run_dir(data_dir).glob("*.sock")] == ["keeper.sock"]
+    if group is not None:
+        assert not any(folder.exists() for folder in group.folders.values())
+    assert (data_dir / "logs" / spec.session_id).exists()
+
+
+async def test_files_stay_inside_the_home(agent: LocalAgent) -> None:
+    spec = a_spec()
+    await agent.launch(spec)
+    files = agent.files(spec.session_id)
+    await files.write("data/deep/a b.txt", b"hello")
+    await run(
+        agent, spec.session_id, "import os; os.symlink('/etc', 'out'); os.symlink('data', 'in'); os.mkfifo('pipe')"
+    )
+
+    listed = {info.filename for info in await files.list("/home/work")}
+
+    assert listed == {"data", "out", "in", "pipe"}
+    assert await files.read("/home/work/data/deep/a b.txt", max_bytes=5) == b"hello"
+    assert output(await run(agent, spec.session_id, "open('data/deep/new', 'w').close(); print('owned')")) == "owned\n"
+    with pytest.raises(LimitExceeded):
+        await files.read("data/deep/a b.txt", max_bytes=4)
+    with pytest.raises(FileNotFoundInSession):
+        await files.read("nope", max_bytes=10)
+    refused: list[Callable[[], object]] = []
+    for path in ("../x", "/etc/passwd", "out/passwd", "in/deep", "data/../../x"):
+        refused.append(lambda path=path: files.read(path, max_bytes=10))  # type: ignore[misc]
+    for attempt in refused:
+        with pytest.raises(Forbidden):
+            await attempt()  # type: ignore[misc]
+
+
+async def test_unknown_names_are_told_apart(agent: LocalAgent) -> None:
+    spec = a_spec()
+    await agent.launch(spec)
+
+    with pytest.raises(SessionNotFound):
+        await agent.start(new_session_id(), RunSpec(run_id="r", code="1"))
+    with pytest.raises(RunNotFound):
+        await agent.read(spec.session_id, "nope", after=0)

@@ -1,0 +1,99 @@
+"""The run log on disk."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from roost.agent.journal import SEGMENT_BYTES, TAIL_BYTES, Journal, LogWriter, Record, decode
+from roost.agent.runs import Kind
+
+NOON = 1_795_500_000.0
+
+
+def a_record(seq: int, payload: bytes = b"x", run: int = 1) -> Record:
+    return Record(run, seq, seq, NOON, Kind.STDOUT, payload)
+
+
+@pytest.fixture
+def writer() -> Iterator[LogWriter]:
+    writer = LogWriter()
+    yield writer
+    writer.close()
+
+
+def opened(folder: Path, writer: LogWriter) -> tuple[Journal, list[Record]]:
+    journal = Journal(folder, writer)
+    return journal, list(journal.open())
+
+
+@given(
+    st.builds(
+        Record, *(st.integers(0, 2**31) for _ in range(3)), st.floats(0, 1e10), st.sampled_from(Kind), st.binary()
+    )
+)
+def test_decode_undoes_encode(record: Record) -> None:
+    assert decode(record.encode()) == (record, len(record.encode()))
+
+
+@given(st.binary(max_size=200))
+def test_noise_is_no_record(noise: bytes) -> None:
+    assert decode(noise) is None
+
+
+async def test_what_was_appended_is_there_after_opening_again(tmp_path: Path, writer: LogWriter) -> None:
+    records = [a_record(seq, f"line {seq}\n".encode()) for seq in range(1, 101)]
+    journal, _ = opened(tmp_path, writer)
+    await journal.append(records[:60])
+    await journal.append(records[60:])
+    journal.close()
+
+    again, found = opened(tmp_path, writer)
+
+    assert found == records
+    assert again.read(1, after=97, upto=100, max_bytes=1000) == records[97:]
+    again.close()
+
+
+@pytest.mark.parametrize("torn", [1, 5, 40])
+async def test_a_torn_tail_is_cut(tmp_path: Path, writer: LogWriter, torn: int) -> None:
+    journal, _ = opened(tmp_path, writer)
+    await journal.append([a_record(1, b"whole"), a_record(2, b"torn")])
+    journal.close()
+    [segment] = tmp_path.glob("*.seg")
+    os.truncate(segment, segment.stat().st_size - torn)
+
+    again, found = opened(tmp_path, writer)
+    await again.append([a_record(2, b"new")])
+    again.close()
+
+    assert found == [a_record(1, b"whole")]
+    last, records = opened(tmp_path, writer)
+    last.close()
+    assert records == [a_record(1, b"whole"), a_record(2, b"new")]
+
+
+async def test_events_beyond_the_cache_are_read_from_several_segments(tmp_path: Path, writer: LogWriter) -> None:
+    payload = bytes(64 << 10)
+    count = SEGMENT_BYTES // len(payload) + TAIL_BYTES // len(payload) + 10
+    journal, _ = opened(tmp_path, writer)
+    for seq in range(1, count + 1):
+        await journal.append([a_record(seq, payload)])
+
+    assert not journal.is_cached(1, 0)
+    assert journal.is_cached(1, count - 1)
+    assert [record.seq for record in journal.read(1, 0, count, 1 << 40)] == list(range(1, count + 1))
+    assert len(list(tmp_path.glob("*.seg"))) == 2
+    journal.close()
+
+
+async def test_a_page_has_one_event_at_least_and_ends_at_its_size(tmp_path: Path, writer: LogWriter) -> None:
+    journal, _ = opened(tmp_path, writer)
+    await journal.append([a_record(seq, b"x" * 100) for seq in range(1, 11)])
+
+    assert [record.seq for record in journal.read(1, 0, 10, max_bytes=1)] == [1]
+    assert [record.seq for record in journal.read(1, 0, 10, max_bytes=250)] == [1, 2]
+    journal.close()

@@ -1,0 +1,125 @@
+"""Rules of cgroups and of the system call filter, without either."""
+
+import errno
+import struct
+from pathlib import Path
+
+import pytest
+
+from roost.runtimes.cgroups import Hierarchies, SandboxGroup, find_hierarchies
+from roost.runtimes.seccomp import ABSENT, AUDIT_ARCH, DENIED, filter_program
+from roost.wire.errors import CannotEnforce
+from roost.wire.sandboxes import Limits
+
+ALLOW, KILL = 0x7FFF0000, 0x80000000
+
+
+def answer(number: int, *arguments: int, machine: str = "x86_64", arch: int | None = None) -> int:
+    """What the filter returns for a call, by a small interpreter of classic BPF."""
+    program = list(struct.iter_unpack("=HBBI", filter_program(machine)))
+    padded = (*arguments, *(0,) * (6 - len(arguments)))
+    data = struct.pack("=IIQ6Q", number, AUDIT_ARCH[machine] if arch is None else arch, 0, *padded)
+    at = accumulator = 0
+    while True:
+        code, if_true, if_false, value = program[at]
+        at += 1
+        if code == 0x20:
+            accumulator = struct.unpack_from("=I", data, value)[0]
+        elif code == 0x06:
+            return int(value)
+        else:
+            passed = {0x15: accumulator == value, 0x35: accumulator >= value, 0x45: bool(accumulator & value)}[code]
+            at += if_true if passed else if_false
+
+
+def refused(number: int) -> int:
+    return 0x00050000 | number
+
+
+@pytest.mark.parametrize("machine", sorted(AUDIT_ARCH))
+def test_every_call_of_the_list_is_refused_and_its_neighbours_are_not(machine: str) -> None:
+    column = sorted(AUDIT_ARCH, reverse=True).index(machine)
+    for calls, number in ((DENIED, errno.EPERM), (ABSENT, errno.ENOSYS)):
+        for name, numbers in calls.items():
+            if numbers[column] is not None:
+                assert answer(numbers[column] or 0, machine=machine) == refused(number), name
+    assert answer(1, machine=machine) == ALLOW
+
+
+def test_a_foreign_call_table_is_refused_whole() -> None:
+    assert answer(39, arch=0x40000003) == KILL
+    assert answer(0x40000000 + 39) == refused(errno.ENOSYS)
+
+
+@pytest.mark.parametrize(
+    ("number", "arguments", "allowed"),
+    [
+        (56, (0x11,), True),  # fork
+        (56, (0x003D0F00,), True),  # a thread
+        (56, (0x10000000 | 0x11,), False),  # CLONE_NEWUSER
+        (56, (0x40000000 | 0x11,), False),  # CLONE_NEWNET
+        (16, (0, 0x5412), False),  # TIOCSTI
+        (16, (0, 0x5401), True),  # TCGETS
+        (41, (1, 1, 0), True),  # AF_UNIX
+        (41, (2, 1, 0), True),  # AF_INET
+        (41, (16, 3, 0), True),  # NETLINK_ROUTE
+        (41, (16, 3, 9), False),  # NETLINK_AUDIT
+        (41, (40, 1, 0), False),  # AF_VSOCK
+        (41, (38, 5, 0), False),  # AF_ALG
+    ],
+)
+def test_arguments_decide_where_the_call_itself_is_needed(
+    number: int, arguments: tuple[int, ...], allowed: bool
+) -> None:
+    assert answer(number, *arguments) == (ALLOW if allowed else refused(errno.EPERM))
+
+
+def test_an_unknown_architecture_is_refused() -> None:
+    with pytest.raises(CannotEnforce):
+        filter_program("pdp11")
+
+
+def a_tree(tmp_path: Path, *names: str) -> Path:
+    for name in names:
+        (tmp_path / name).mkdir(parents=True)
+    return tmp_path
+
+
+def test_controllers_are_found_in_version_1_beside_an_empty_version_2(tmp_path: Path) -> None:
+    root = a_tree(tmp_path, "cpu", "cpuacct", "memory/mine", "pids", "unified")
+    (root / "unified/cgroup.subtree_control").write_text("hugetlb\n")
+    lines = [
+        f"3{i} 1 0:{i} / {root / name} rw - cgroup cgroup rw,{name}"
+        for i, name in enumerate(("cpu", "cpuacct", "memory", "pids"))
+    ]
+    lines.append(f"41 1 0:9 / {root / 'unified'} rw - cgroup2 cgroup2 rw")
+
+    found = find_hierarchies("\n".join(lines), "4:memory:/mine\n3:cpu:/\n2:cpuacct:/\n1:pids:/\n0::/\n")
+
+    assert found.v2 is None
+    assert found.controllers == {"cpu", "cpuacct", "memory", "pids"}
+    assert found.v1["memory"] == root / "memory/mine"
+
+
+def test_version_2_is_taken_where_it_offers_what_we_need(tmp_path: Path) -> None:
+    root = a_tree(tmp_path, "own")
+    (root / "own/cgroup.subtree_control").write_text("cpu memory pids\n")
+
+    found = find_hierarchies(f"41 1 0:9 / {root} rw - cgroup2 cgroup2 rw,nsdelegate", "0::/own\n")
+
+    assert found.v2 == root / "own"
+
+
+def test_version_2_limits_are_written_to_one_group(tmp_path: Path) -> None:
+    group = SandboxGroup(Hierarchies(v2=tmp_path), "s")
+
+    group.create(Limits(cpu=1.5, mem_bytes=1 << 28, pids=64))
+
+    written = {path.name: path.read_text() for path in (tmp_path / "s").iterdir()}
+    assert written == {
+        "memory.max": str(1 << 28),
+        "memory.oom.group": "0",
+        "pids.max": "64",
+        "cpu.max": "150000 100000",
+    }
+    assert group.procs_files == (str(tmp_path / "s/cgroup.procs"),)
