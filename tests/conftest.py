@@ -1,12 +1,18 @@
 """What every ring of tests shares."""
 
+import contextlib
+import json
 import os
 import shutil
+import signal
+import socket
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from roost.agent.supervisor import run_dir
 
 
 @pytest.fixture
@@ -15,4 +21,23 @@ def data_dir() -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp(prefix="roost-test-", dir="/tmp"))
     folder.chmod(0o711)
     yield folder
+    _end_everything_of(folder)
     shutil.rmtree(folder, ignore_errors=os.getuid() != 0)
+
+
+def _end_everything_of(data_dir: Path) -> None:
+    """A test that failed half-way must not leave a sandbox or a keeper behind; those are killed by their pids."""
+    pids = []
+    for path in data_dir.glob("sandboxes/*/sandbox.json"):
+        record = json.loads(path.read_text())
+        pids += [record["init_pid"] or record["pid"]]
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as keeper:
+        keeper.settimeout(5)
+        keeper.connect(str(run_dir(data_dir) / "keeper.sock"))
+        body = b'{"op": "hello", "id": 1}'
+        keeper.sendall(len(body).to_bytes(4, "big") + body)
+        pids.append(json.loads(keeper.recv(65536)[4:])["pid"])
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    shutil.rmtree(run_dir(data_dir), ignore_errors=True)

@@ -86,6 +86,8 @@ class LocalAgent(Agent):
         self._launching: dict[str, asyncio.Lock] = {}
         self._ended: asyncio.Queue[SandboxEnded] = asyncio.Queue()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._watched: dict[str, int] = {}
+        """pidfds of the sandboxes' first processes, for as long as no keeper tells of their ends"""
 
     async def open(self) -> None:
         """Start or find the keeper, and take over every sandbox that lives; the others are swept."""
@@ -110,7 +112,8 @@ class LocalAgent(Agent):
 
     async def aclose(self) -> None:
         """Let go of everything; sandboxes and runs go on."""
-        for sandbox in list(self._live.values()):
+        for session_id, sandbox in list(self._live.items()):
+            self._unwatch(session_id)
             await sandbox.aclose()
         self._live.clear()
         for task in list(self._tasks):
@@ -210,6 +213,26 @@ class LocalAgent(Agent):
             await sandbox.aclose()
             raise
         self._live[session_id] = sandbox
+        self._watch(session_id, record.init_pid)
+
+    def _watch(self, session_id: str, init_pid: int) -> None:
+        """See the sandbox's end also when its keeper is gone."""
+        with contextlib.suppress(ProcessLookupError):
+            self._watched[session_id] = descriptor = os.pidfd_open(init_pid)
+            asyncio.get_running_loop().add_reader(descriptor, self._on_gone, session_id)
+
+    def _unwatch(self, session_id: str) -> None:
+        descriptor = self._watched.pop(session_id, None)
+        if descriptor is not None:
+            asyncio.get_running_loop().remove_reader(descriptor)
+            os.close(descriptor)
+
+    def _on_gone(self, session_id: str) -> None:
+        """The first process has ended. A keeper that lives tells with which status; without one nobody knows."""
+        self._unwatch(session_id)
+        if session_id in self._live and self._keeper is not None and not self._keeper.is_connected:
+            sentence = "the sandbox's first process ended; its status is unknown, since the keeper was gone"
+            self._spawn(self._lose(session_id, Reason(code="self-terminated", sentence=sentence)))
 
     async def destroy(self, session_id: str) -> SandboxStats:
         async with self._launching.setdefault(session_id, asyncio.Lock()):
@@ -301,6 +324,7 @@ class LocalAgent(Agent):
     async def _end(self, session_id: str, reason: Reason | None = None) -> None:
         """Leave nothing of a sandbox but its log."""
         sandbox = self._live.pop(session_id, None)
+        self._unwatch(session_id)
         folder = self._sandboxes / session_id
         group = self._group(session_id)
         with contextlib.suppress(FileNotFoundError, msgspec.DecodeError):

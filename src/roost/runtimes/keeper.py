@@ -56,6 +56,11 @@ class KeeperClient:
             self._socket.close()
             self._socket = None
 
+    @property
+    def is_connected(self) -> bool:
+        """Whether the keeper would tell of an end now."""
+        return self._reader is not None and not self._reader.done()
+
     async def hello(self) -> dict[str, Any]:
         """The keeper's version, pid and children."""
         return await self._call({"op": "hello"}, [])

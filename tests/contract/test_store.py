@@ -1,0 +1,65 @@
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from roost.server.store.sql import SqlStore
+from roost.server.store.tables import keypairs, sessions, users
+
+ROW = {"access_key": "AK", "name": "main", "image": "python", "state": "PENDING", "spec": {}, "created_at": 1.0}
+RACER = """
+import asyncio, sys
+from pathlib import Path
+from roost.server.store.sql import SqlStore
+from roost.server.store.tables import sessions
+async def main():
+    store = SqlStore(Path(sys.argv[1])); await store.open()
+    row = dict(id=sys.argv[2], access_key="AK", name="main", image="p", state="PENDING", spec={}, created_at=1.0)
+    try:
+        await store.write(lambda c: c.execute(sessions.insert().values(row)) and None); print("won")
+    except Exception as error: print(type(error).__name__)
+    await store.aclose()
+asyncio.run(main())
+"""
+
+
+def seed(connection: sa.Connection) -> None:
+    connection.execute(users.insert().values(id="u", email="a@b", role="user"))
+    connection.execute(keypairs.insert().values(access_key="AK", user_id="u", secret=b""))
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[SqlStore]:
+    store = SqlStore(tmp_path / "roost.db")
+    await store.open()
+    await store.write(seed)
+    yield store
+    await store.aclose()
+
+
+def insert(connection: sa.Connection, id_: str, state: str = "PENDING") -> None:
+    connection.execute(sessions.insert().values(ROW | {"id": id_, "state": state}))
+
+
+async def test_a_live_name_is_held_once_and_free_again_after_death(store: SqlStore) -> None:
+    await store.write(lambda c: insert(c, "1", "TERMINATED"))
+    await store.write(lambda c: insert(c, "2"))
+
+    with pytest.raises(sa.exc.IntegrityError):
+        await store.write(lambda c: insert(c, "3"))
+
+    assert await store.read(lambda c: c.execute(sa.select(sa.func.count()).select_from(sessions)).scalar()) == 2
+
+
+async def test_two_processes_race_for_one_name_and_one_wins(store: SqlStore, tmp_path: Path) -> None:
+    racers = [
+        subprocess.Popen(  # noqa: ASYNC220
+            [sys.executable, "-c", RACER, str(tmp_path / "roost.db"), id_], stdout=subprocess.PIPE, text=True
+        )
+        for id_ in "ab"
+    ]
+
+    assert sorted(racer.communicate(timeout=20)[0].strip() for racer in racers) == ["IntegrityError", "won"]
