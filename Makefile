@@ -4,7 +4,7 @@ PY := .venv/bin/python
 SYSTEM_PYTHON ?= $(shell for p in /usr/bin/python3 python3.13 python3.12 python3.11 python3; do \
 	command -v $$p >/dev/null && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' && echo $$p && break; done)
 
-.PHONY: help run test check serve setup
+.PHONY: help run test check soak setup
 help:
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/'
 
@@ -27,5 +27,5 @@ check: setup ## format, lint, types, arrows
 	.venv/bin/mypy
 	.venv/bin/lint-imports
 
-serve: setup ## a server in the foreground, on loopback
-	$(PY) -m roost.server --listen 127.0.0.1:8090
+soak: setup ## a hundred kills of agent and keeper
+	ROOST_SOAK=1 $(PY) -m pytest -s -m soak

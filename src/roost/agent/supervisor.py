@@ -39,7 +39,8 @@ from roost.wire.sandboxes import (
 )
 
 FIRST_UID = 200_000
-LAST_UID = 260_000
+UIDS_PER_DATA_DIR = 50_000
+UID_BLOCKS = 1_000
 READY_TIMEOUT_S = 20.0
 
 log = structlog.get_logger(__name__)
@@ -405,7 +406,7 @@ class LocalAgent(Agent):
         for path in self._sandboxes.glob("*/sandbox.json"):
             with contextlib.suppress(OSError, msgspec.DecodeError):
                 used.add(msgspec.json.decode(path.read_bytes(), type=SandboxFile).uid)
-        for uid in range(FIRST_UID, LAST_UID):
+        for uid in session_uids(self._data):
             if uid not in used:
                 return uid
         raise AgentError("every session uid is in use")
@@ -462,6 +463,13 @@ def run_dir(data_dir: Path) -> Path:
     if base:
         return Path(base) / "roost" / digest
     return Path(tempfile.gettempdir()) / f"roost-{os.getuid()}" / digest
+
+
+def session_uids(data_dir: Path) -> range:
+    """The uids of a data folder's sessions; two servers on one machine most likely share none."""
+    digest = hashlib.sha256(str(data_dir.resolve()).encode()).digest()
+    first = FIRST_UID + int.from_bytes(digest[:4], "big") % UID_BLOCKS * UIDS_PER_DATA_DIR
+    return range(first, first + UIDS_PER_DATA_DIR)
 
 
 def _check_owner(folder: Path) -> None:

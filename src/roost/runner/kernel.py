@@ -105,7 +105,8 @@ class Kernel:
         self._running = False
         self._shielded = False
         self._pending = False
-        self._early = False
+        # SIGINT was ignored since the fork: the first run looks whether one was meant for it.
+        self._early = True
         self._take_over_streams()
         self._namespace = self._new_main()
         os.register_at_fork(after_in_child=self._become_child)

@@ -1,0 +1,147 @@
+"""Request signatures (spec/auth.md §2). Pure: the clock and the request come in as arguments."""
+
+import hashlib
+import hmac
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+
+import msgspec
+from dateutil import parser as date_parser
+
+from roost.wire.errors import InvalidAuthParameters, NotAuthenticated
+
+WINDOW = timedelta(minutes=15)
+HASHES = frozenset({"sha256", "sha384", "sha512", "blake2b"})
+_SCHEMES = frozenset({"BackendAI", "Sorna"})
+_BODY_UNSIGNED_SINCE = "v4.20181215"
+_ZONES = {"UTC": 0, "GMT": 0, "EST": -5 * 3600, "EDT": -4 * 3600, "PST": -8 * 3600, "PDT": -7 * 3600, "KST": 9 * 3600}
+
+
+class Credential(msgspec.Struct, frozen=True, kw_only=True):
+    """What an `Authorization` header says."""
+
+    hash_name: str
+    access_key: str
+    signature: str
+
+
+class SignedRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """The parts of a request that its signature covers."""
+
+    method: str
+    target: str
+    """Path and query exactly as sent."""
+    date: str
+    """The raw text of the date header."""
+    host: str
+    content_type: str | None
+    """The raw header; None where it is missing."""
+    version: str
+    version_header: str = "x-backendai-version"
+    body: bytes = b""
+
+
+def parse_date(text: str | None, now: datetime) -> datetime:
+    """The instant that a date header names, in the header's own offset.
+
+    Raises:
+        InvalidAuthParameters: it is missing, unreadable, or not within 15 minutes of `now`.
+    """
+    if not text:
+        raise InvalidAuthParameters("the Date header is missing")
+    try:
+        when = date_parser.parse(text, tzinfos=_ZONES)
+        if when.tzinfo is None:
+            when = when.replace(tzinfo=UTC)
+        off = abs(when - now)
+    except (ValueError, OverflowError, date_parser.UnknownTimezoneWarning) as error:
+        raise InvalidAuthParameters("the Date header cannot be read") from error
+    if off >= WINDOW:
+        raise InvalidAuthParameters("the Date header is outside the window of 15 minutes", hint="set the clock")
+    return when
+
+
+def parse_authorization(text: str) -> Credential:
+    """Read an `Authorization` header.
+
+    Raises:
+        InvalidAuthParameters: it is malformed, or names a scheme or hash that we refuse.
+    """
+    scheme, _, rest = text.strip().partition(" ")
+    if scheme not in _SCHEMES:
+        raise InvalidAuthParameters("the Authorization header has an unknown scheme")
+    pairs = (pair.partition("=") for pair in rest.split(","))
+    fields = {key.strip(): value.strip() for key, _, value in pairs}
+    prefix, _, hash_name = fields.get("signMethod", "").lower().partition("-")
+    if prefix != "hmac" or hash_name not in HASHES:
+        raise InvalidAuthParameters("signMethod must be HMAC-SHA256, -SHA384, -SHA512 or -BLAKE2B")
+    access_key, _, signature = fields.get("credential", "").partition(":")
+    if not access_key or not signature:
+        raise InvalidAuthParameters("the Authorization header has no credential")
+    return Credential(hash_name=hash_name, access_key=access_key, signature=signature)
+
+
+def string_to_sign(request: SignedRequest, hash_name: str) -> str:
+    """The seven lines of spec/auth.md §2.4."""
+    media_type = _media_type(request.content_type)
+    covers_body = request.version < _BODY_UNSIGNED_SINCE and not media_type.startswith("multipart/")
+    body = request.body if covers_body else b""
+    lines = (
+        request.method.upper(),
+        request.target,
+        request.date,
+        f"host:{request.host}",
+        f"content-type:{media_type}",
+        f"{request.version_header}:{request.version}",
+        hashlib.new(hash_name, body).hexdigest(),
+    )
+    return "\n".join(lines)
+
+
+def derive_key(secret_key: str, when: datetime, host: str, hash_name: str) -> bytes:
+    """The key for one day and host. The day is that of the header's own offset, not of UTC."""
+    day = f"{when:%Y%m%d}"
+    return _hmac(_hmac(_bytes(secret_key), day, hash_name), host, hash_name)
+
+
+def sign(request: SignedRequest, secret_key: str, when: datetime, hash_name: str = "sha256") -> str:
+    """The signature of a request, in lower-case hexadecimal."""
+    key = derive_key(secret_key, when, request.host, hash_name)
+    return _hmac(key, string_to_sign(request, hash_name), hash_name).hex()
+
+
+def verify(
+    request: SignedRequest, credential: Credential, secret_key: str, when: datetime, *, scheme: str = "http"
+) -> None:
+    """Check a signature in constant time.
+
+    Raises:
+        NotAuthenticated: it does not match.
+    """
+    for host in _hosts(request.host, scheme):
+        expected = sign(msgspec.structs.replace(request, host=host), secret_key, when, credential.hash_name)
+        if hmac.compare_digest(expected.encode(), _bytes(credential.signature)):
+            return
+    raise NotAuthenticated("the signature does not match")
+
+
+def _hosts(host: str, scheme: str) -> Iterator[str]:
+    # Clients sign the port that their endpoint spells, while HTTP libraries leave the default one out of Host.
+    yield host
+    if not host.rpartition("]")[2].count(":"):
+        yield f"{host}:{443 if scheme == 'https' else 80}"
+
+
+def _media_type(header: str | None) -> str:
+    if header is None:
+        return "application/octet-stream"
+    return header.partition(";")[0].strip().lower()
+
+
+def _hmac(key: bytes, message: str, hash_name: str) -> bytes:
+    return hmac.new(key, _bytes(message), hash_name).digest()
+
+
+def _bytes(text: str) -> bytes:
+    # aiohttp hands over undecodable header bytes as surrogates; they must fail the comparison, not us.
+    return text.encode("utf-8", "surrogateescape")

@@ -1,0 +1,96 @@
+"""What the operator may set: `roost.toml`, environment, flags, in that order of rising weight."""
+
+import ipaddress
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from roost.wire.errors import InvalidParameters
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """The server's settings, checked."""
+
+    host: str = "127.0.0.1"
+    port: int = 0
+    """0 takes a free one."""
+    data_dir: Path
+    engine: str = "local"
+    overcommit_cpu: float = 1000.0
+    overcommit_mem: float = 100.0
+    insecure_http: bool = False
+    """Whether plain HTTP may be served beyond loopback: bodies are not signed."""
+
+
+def load_settings(
+    flags: Mapping[str, Any], environ: Mapping[str, str] = os.environ, file: Path | None = None
+) -> Settings:
+    """Merge all sources; flags that are None were not given.
+
+    Raises:
+        InvalidParameters: a value cannot be used; the message names it.
+    """
+    merged: dict[str, Any] = tomllib.loads(file.read_text()) if file and file.exists() else {}
+    merged |= {key: environ[name] for key in _READERS if (name := f"ROOST_{key.upper()}") in environ}
+    merged |= {key: value for key, value in flags.items() if value is not None}
+    values: dict[str, Any] = {"data_dir": default_data_dir(environ)}
+    for key, value in merged.items():
+        if key not in _READERS:
+            raise InvalidParameters(f"unknown setting {key!r}")
+        try:
+            values[key] = _READERS[key](value)
+        except (TypeError, ValueError) as error:
+            raise InvalidParameters(f"setting {key!r} cannot be {value!r}") from error
+    settings = Settings(**values)
+    if not settings.insecure_http and not _is_loopback(settings.host):
+        raise InvalidParameters(
+            f"refusing to serve plain HTTP on {settings.host}", hint="listen on 127.0.0.1, or pass --insecure-http"
+        )
+    return settings
+
+
+def default_data_dir(environ: Mapping[str, str] = os.environ) -> Path:
+    """Where data lies if nobody says: the system's place for root, the user's own otherwise."""
+    if os.geteuid() == 0:
+        return Path("/var/lib/roost")
+    base = environ.get("XDG_DATA_HOME") or Path(environ.get("HOME", "~")).expanduser() / ".local/share"
+    return Path(base) / "roost"
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _flag(value: Any) -> bool:
+    if isinstance(value, bool):
+        return value
+    return {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}.get(
+        str(value).lower(), False
+    )
+
+
+def _port(value: Any) -> int:
+    port = int(value)
+    if not 0 <= port <= 65535:
+        raise ValueError(port)
+    return port
+
+
+_READERS: dict[str, Any] = {
+    "host": str,
+    "port": _port,
+    "data_dir": Path,
+    "engine": str,
+    "overcommit_cpu": float,
+    "overcommit_mem": float,
+    "insecure_http": _flag,
+}

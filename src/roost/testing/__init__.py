@@ -1,1 +1,0 @@
-"""Fakes that are part of the product: a whole control plane without a node."""

@@ -1,0 +1,117 @@
+"""Ten hostile sessions are destroyed at once; the host is as it was."""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from roost.agent import supervisor
+from roost.agent.interpreters import find_interpreters
+from roost.agent.supervisor import LocalAgent, run_dir, session_uids
+from roost.runtimes import cgroups
+from roost.runtimes.bubblewrap import BubblewrapRuntime
+from roost.wire.ids import new_session_id
+from roost.wire.runs import RunSpec
+from roost.wire.sandboxes import SandboxSpec
+from tests.integration.test_agent import end, run
+
+pytestmark = pytest.mark.skipif(
+    not BubblewrapRuntime().probe().available, reason="bubblewrap or user namespaces are missing"
+)
+
+HOSTILE = """
+import os, signal
+def spawn(work):
+    if os.fork() == 0:
+        os.setsid()
+        if os.fork() == 0:
+            for number in range(1, 65):
+                try: signal.signal(number, signal.SIG_IGN)
+                except (OSError, ValueError): pass
+            work()
+        os._exit(0)
+    os.wait()
+def pause():
+    while True: signal.pause()
+def write():
+    number = 0
+    while True:
+        os.makedirs(f'/home/work/w/{number % 50}', exist_ok=True)
+        open(f'/home/work/w/{number % 50}/{number}', 'w').close()
+        number = (number + 1) % 2000
+for depth in range(1500):
+    os.mkdir('d'); os.chdir('d')
+os.chdir('/home/work')
+os.mkdir('locked'); os.mkdir('locked/in'); open('locked/in/-rf', 'w').close(); os.chmod('locked', 0)
+spawn(pause)
+spawn(write)
+"""
+
+
+@pytest.fixture
+async def agent(data_dir: Path) -> AsyncIterator[LocalAgent]:
+    agent = LocalAgent(data_dir)
+    await agent.open()
+    yield agent
+    await end(agent)
+
+
+def the_host(data_dir: Path) -> dict[str, object]:
+    """What a sandbox could leave behind, zombies included; run logs are meant to stay."""
+    groups = cgroups.here()
+    folders = {groups.v2} if groups.v2 is not None else set(groups.v1.values())
+    return {
+        "processes": {
+            pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if _belongs_to_a_sandbox(pid, data_dir)
+        },
+        "groups": {
+            path.name for folder in folders if folder for path in folder.glob(f"roost-{run_dir(data_dir).name}-*")
+        },
+        "mounts": Path("/proc/self/mountinfo").read_text(),
+        "sockets": {path.name for path in run_dir(data_dir).iterdir()},
+        "files": {str(path) for path in (*data_dir.glob("*"), *data_dir.glob("*/*")) if path.parent.name != "logs"},
+    }
+
+
+def _belongs_to_a_sandbox(pid: int, data_dir: Path) -> bool:
+    try:
+        owner = int(Path(f"/proc/{pid}/status").read_text().partition("\nUid:\t")[2].split()[0])
+        command = Path(f"/proc/{pid}/cmdline").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return owner in session_uids(data_dir) or str(data_dir / "sandboxes").encode() in command
+
+
+async def test_ten_hostile_sessions_leave_nothing(agent: LocalAgent, data_dir: Path) -> None:
+    before = the_host(data_dir)
+    ids = [new_session_id() for _ in range(10)]
+    interpreter = find_interpreters()[0]
+    await asyncio.gather(*(agent.launch(SandboxSpec(session_id=i, interpreter=interpreter)) for i in ids))
+    await asyncio.gather(*(run(agent, i, HOSTILE) for i in ids))
+    for i in ids:
+        await agent.start(i, RunSpec(run_id="busy", code="while True: pass"))
+    assert the_host(data_dir) != before
+
+    await asyncio.gather(*(agent.destroy(i) for i in ids))
+
+    assert the_host(data_dir) == before
+
+
+async def test_without_the_sweep_something_is_left(
+    agent: LocalAgent, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = the_host(data_dir)
+    spec = SandboxSpec(session_id=new_session_id(), interpreter=find_interpreters()[0])
+    await agent.launch(spec)
+    await run(agent, spec.session_id, HOSTILE)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(supervisor, "remove_tree", lambda path: None)
+        await agent.destroy(spec.session_id)
+        left = the_host(data_dir)
+    await agent.destroy(spec.session_id)
+
+    assert left != before
+    assert the_host(data_dir) == before
