@@ -19,7 +19,7 @@ from roost.agent.install import install_runner
 from roost.agent.interpreters import find_interpreters
 from roost.agent.journal import LogWriter
 from roost.agent.sandbox import LiveSandbox, SessionRuns
-from roost.agent.sweep import boot_id, is_alive, kill_all, remove_tree, start_time
+from roost.agent.sweep import boot_id, is_alive, kill_all, remove_group, remove_tree, start_time
 from roost.runtimes import cgroups
 from roost.runtimes.base import Place, Runtime, SandboxHandle, runtimes
 from roost.runtimes.keeper import KeeperClient
@@ -334,7 +334,7 @@ class LocalAgent(Agent):
             (self._run_dir / record.socket).unlink(missing_ok=True)
         if group is not None:
             await kill_all({}, group)
-            await asyncio.to_thread(group.remove)
+            await remove_group(group)
         if sandbox is not None:
             await sandbox.aclose()
         await asyncio.to_thread(remove_tree, folder)

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import os
 import select
 import signal
@@ -14,6 +15,7 @@ from roost.runtimes.cgroups import SandboxGroup
 from roost.wire.errors import AgentError
 
 KILL_TIMEOUT_S = 10.0
+REAPING_S = 0.002
 
 
 def boot_id() -> str:
@@ -23,17 +25,22 @@ def boot_id() -> str:
 
 def start_time(pid: int) -> int | None:
     """Field 22 of `/proc/<pid>/stat`, which tells two processes of one pid apart; None without a process."""
-    try:
-        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
-    except (FileNotFoundError, ProcessLookupError):
-        return None
+    fields = _stat(pid)
+    return int(fields[19]) if fields else None
 
 
 def is_alive(pid: int, started: int) -> bool:
-    """Whether the process that had this pid then still runs."""
-    if start_time(pid) != started:
-        return False
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in ("Z", "X")
+    """Whether the process that had this pid then still runs; zombies do not."""
+    fields = _stat(pid)
+    return bool(fields) and int(fields[19]) == started and fields[0] not in ("Z", "X")
+
+
+def _stat(pid: int) -> list[str]:
+    """The fields of a process from its state on, read once: it may end between two looks."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return []
 
 
 async def kill_all(pids: dict[int, int], group: SandboxGroup | None) -> None:
@@ -52,6 +59,24 @@ async def kill_all(pids: dict[int, int], group: SandboxGroup | None) -> None:
                     os.close(descriptor)
 
 
+async def remove_group(group: SandboxGroup) -> None:
+    """Remove a group whose processes were killed; the kernel keeps it busy until the last zombie is reaped.
+
+    Raises:
+        AgentError: it is still busy after ten seconds.
+    """
+    async with _patience(f"the control groups {group.procs_files} stay busy"):
+        while True:
+            try:
+                await asyncio.to_thread(group.remove)
+            except OSError as error:
+                if error.errno != errno.EBUSY:
+                    raise
+                await asyncio.sleep(REAPING_S)  # no event tells of a reaped zombie that is not our child
+            else:
+                return
+
+
 @contextlib.asynccontextmanager
 async def _patience(sentence: str):  # type: ignore[no-untyped-def]  # mypy cannot name the wrapped generator
     try:
@@ -68,7 +93,7 @@ def _living(pids: dict[int, int], group: SandboxGroup | None) -> set[int]:
             living.update(child.pid for child in psutil.Process(pid).children(recursive=True))
     if group is not None:
         living.update(group.pids())
-    return {pid for pid in living if (started := start_time(pid)) is not None and is_alive(pid, started)}
+    return {pid for pid in living if (fields := _stat(pid)) and fields[0] not in ("Z", "X")}
 
 
 def _kill(pid: int) -> int | None:
