@@ -301,3 +301,18 @@ async def test_unknown_names_are_told_apart(agent: LocalAgent) -> None:
         await agent.start(new_session_id(), RunSpec(run_id="r", code="1"))
     with pytest.raises(RunNotFound):
         await agent.read(spec.session_id, "nope", after=0)
+
+
+async def test_an_interrupt_reaches_a_kernel_that_is_still_starting(agent: LocalAgent) -> None:
+    """1. the kernel dies; 2. a run is accepted by the fresh one; 3. it is interrupted as soon as it has begun."""
+    spec = a_spec()
+    await agent.launch(spec)
+    await run(agent, spec.session_id, "import os; os._exit(1)")
+
+    await agent.start(spec.session_id, RunSpec(run_id="loop", code="while True: pass"))
+    await agent.read(spec.session_id, "loop", after=0, wait_s=10)
+    await agent.interrupt(spec.session_id, "loop")
+    await events_of(agent, spec.session_id, "loop")
+
+    end = await end_of(agent, spec.session_id, "loop")
+    assert (end.status, end.exit_code) == (RunStatus.INTERRUPTED, 130)
