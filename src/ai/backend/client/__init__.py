@@ -1,0 +1,1 @@
+from roost.client import *  # noqa: F403

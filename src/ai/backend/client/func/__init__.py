@@ -1,0 +1,1 @@
+from roost.client.func import *  # noqa: F403

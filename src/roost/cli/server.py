@@ -1,0 +1,54 @@
+"""`roost up`, `down`, `status`, `doctor`: the server of this machine."""
+
+import importlib.util
+import subprocess
+import sys
+
+import click
+
+from roost.cli.output import note
+from roost.client.local import (
+    ServerNotStarted,
+    default_data_dir,
+    ensure_local_server,
+    read_local_server,
+    stop_local_server,
+)
+
+
+@click.command()
+def up() -> None:
+    """Start this machine's server, if it does not run."""
+    before = read_local_server()
+    server = before or ensure_local_server()
+    if before is not None:
+        note(f"already running (pid {server.pid})")
+    click.echo(server.endpoint)
+
+
+@click.command()
+def down() -> None:
+    """Stop this machine's server; its sessions go on."""
+    note("stopped" if stop_local_server() else "no server was running")
+
+
+@click.command()
+@click.pass_context
+def status(ctx: click.Context) -> None:
+    """Tell whether this machine's server runs, and where."""
+    server = read_local_server()
+    if server is None:
+        note(f"no server runs on {default_data_dir()}")
+        note("hint: start one with `roost up`")
+        ctx.exit(1)
+    click.echo(f"running on {server.endpoint} (pid {server.pid}, data in {default_data_dir()})")
+
+
+@click.command(context_settings={"ignore_unknown_options": True})
+@click.argument("options", nargs=-1, type=click.UNPROCESSED)
+@click.pass_context
+def doctor(ctx: click.Context, options: tuple[str, ...]) -> None:
+    """Tell which isolation this host can give, and what would mend the rest."""
+    if importlib.util.find_spec("psutil") is None:
+        raise ServerNotStarted("the node's part of roost is not installed here", hint="pip install 'roost[server]'")
+    ctx.exit(subprocess.run([sys.executable, "-m", "roost.agent", "doctor", *options], check=False).returncode)

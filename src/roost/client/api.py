@@ -1,0 +1,249 @@
+"""Sends our own endpoints' requests for one server (docs/protocol/http.md).
+
+What to send and how to read the answer are plain functions at the end of this file; `Api` only moves bytes.
+"""
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
+from datetime import UTC, datetime
+from typing import Any, Self
+from urllib.parse import quote
+
+import aiohttp
+import msgspec
+from yarl import URL
+
+from roost.client import get_user_agent
+from roost.client.archives import single_file
+from roost.client.auth import generate_signature
+from roost.client.config import APIConfig, get_env
+from roost.client.errors import NotUnderstood, Unreachable, problem_to_error
+from roost.client.func.session import read_parts
+from roost.client.local import ensure_local_server
+from roost.client.sse import SSEMessage, SSEParser
+from roost.wire.runs import Event, EventKind
+from roost.wire.versions import CLIENT_VERSION
+
+GIVE_UP_AFTER_S = 30.0
+"""How long a reader of events tries to reach a server that does not answer."""
+
+_CONNECT_TIMEOUT_S = 10.0
+
+
+class Target(msgspec.Struct, frozen=True, kw_only=True):
+    """A server, and who we are there: a bearer token, or a key pair that signs."""
+
+    endpoint: str
+    token: str | None = None
+    access_key: str = ""
+    secret_key: str = ""
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """The parsed body of a success."""
+
+    status: int
+    body: Any
+
+
+def configured_target() -> Target | None:
+    """The server that the environment names, if it names one."""
+    if get_env("ENDPOINT", None) is None and get_env("ACCESS_KEY", None) is None:
+        return None
+    config = APIConfig()
+    return Target(endpoint=str(config.endpoint), access_key=config.access_key, secret_key=config.secret_key)
+
+
+def find_target() -> Target:
+    """The server to use: the configured one, else this machine's, which is started if it does not run.
+
+    Raises:
+        ServerNotStarted: neither is there.
+    """
+    configured = configured_target()
+    if configured is not None:
+        return configured
+    server = ensure_local_server()
+    return Target(endpoint=server.endpoint, token=server.token)
+
+
+class Api:
+    """An HTTP client of one server; `async with` opens and closes it."""
+
+    def __init__(self, target: Target) -> None:
+        self.target = target
+
+    async def __aenter__(self) -> Self:
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_TIMEOUT_S)
+        self._http = aiohttp.ClientSession(timeout=timeout)
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self._http.close()
+
+    async def call(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, str] | None = None,
+        body: Any = None,
+        repeat: bool = False,
+    ) -> Answer:
+        """Send a request with a JSON body and read the JSON answer.
+
+        Args:
+            repeat: whether it may be sent again after a lost connection, since a second time changes nothing.
+
+        Raises:
+            RoostError: what the server's problem document says, or `Unreachable`.
+        """
+        content = None if body is None else json.dumps(body).encode()
+        content_type = "text/plain" if body is None else "application/json"
+        for attempt in range(3 if repeat else 1):
+            await asyncio.sleep(attempt * 0.2)
+            try:
+                async with self._send(method, path, params=params, data=content, content_type=content_type) as raw:
+                    return Answer(raw.status, await _read_json(raw))
+            except aiohttp.ClientConnectionError as error:
+                problem = error
+        raise Unreachable(f"cannot reach {self.target.endpoint}: {problem}") from problem
+
+    async def upload(self, reference: str, remote: str, content: bytes) -> None:
+        """Write one file into a session."""
+        form = aiohttp.FormData()
+        form.add_field("src", content, filename=remote, content_type="application/octet-stream")
+        path = session_path(reference, "upload")
+        with self._reaching():
+            async with self._send("POST", path, data=form, content_type="multipart/form-data"):
+                pass
+
+    async def download(self, reference: str, remote: str) -> bytes:
+        """Read one file of a session."""
+        body = json.dumps({"files": [remote]}).encode()
+        path = session_path(reference, "download")
+        with self._reaching():
+            async with self._send("GET", path, data=body, content_type="application/json") as raw:
+                parts = await read_parts(raw)
+        if len(parts) != 1:
+            raise NotUnderstood(f"asked for one file, got {len(parts)}")
+        return single_file(parts[0])
+
+    async def events(self, reference: str, run_id: str, after: int = 0) -> AsyncGenerator[Event, None]:
+        """A run's events with a seq above `after`, each once, up to its `end`; survives lost connections.
+
+        Raises:
+            RoostError: the server refuses, or stays unreachable for `GIVE_UP_AFTER_S`.
+        """
+        path = session_path(reference, "runs", run_id, "events")
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + GIVE_UP_AFTER_S
+        delay = 0.05
+        while True:
+            try:
+                async with contextlib.aclosing(self._event_messages(path, after)) as messages:
+                    async for message in messages:
+                        event = read_event(message)
+                        if event is None or event.seq <= after:
+                            continue
+                        after, delay = event.seq, 0.05
+                        yield event
+                        deadline = loop.time() + GIVE_UP_AFTER_S
+                        if event.kind is EventKind.END:
+                            return
+                problem: Exception = ConnectionError("the stream ended before the run did")
+            except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError) as error:
+                problem = error
+            if loop.time() > deadline:
+                raise Unreachable(f"lost {self.target.endpoint}: {problem}") from problem
+            await asyncio.sleep(delay)
+            delay = min(2 * delay, 2.0)
+
+    async def _event_messages(self, path: str, after: int) -> AsyncGenerator[SSEMessage, None]:
+        parser = SSEParser()
+        async with self._send("GET", path, params={"after": str(after)}, content_type=None) as raw:
+            async for chunk in raw.content.iter_any():
+                for message in parser.feed(chunk):
+                    yield message
+
+    @contextlib.asynccontextmanager
+    async def _send(
+        self,
+        method: str,
+        path: str,
+        *,
+        content_type: str | None,
+        params: Mapping[str, str] | None = None,
+        data: Any = None,
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        url = build_url(self.target, path, params)
+        headers = build_headers(self.target, method, url, content_type, datetime.now(UTC))
+        bare = ("Content-Type",) if content_type is None else ()
+        async with self._http.request(method, url, data=data, headers=headers, skip_auto_headers=bare) as raw:
+            if raw.status // 100 != 2:
+                raise problem_to_error(raw.status, await _read_json(raw))
+            yield raw
+
+    @contextlib.contextmanager
+    def _reaching(self) -> Iterator[None]:
+        try:
+            yield
+        except aiohttp.ClientConnectionError as error:
+            raise Unreachable(f"cannot reach {self.target.endpoint}: {error}") from error
+
+
+def session_path(reference: str, *more: str) -> str:
+    """The path of a session, or of something in it."""
+    return "/" + "/".join(quote(part, safe="") for part in ("session", reference, *more))
+
+
+def build_url(target: Target, path: str, params: Mapping[str, str] | None = None) -> URL:
+    url = URL(target.endpoint.rstrip("/") + path)
+    return url.update_query(params) if params else url
+
+
+def build_headers(target: Target, method: str, url: URL, content_type: str | None, now: datetime) -> dict[str, str]:
+    """The headers of a request; the content type of a form is left to the HTTP library, which knows its boundary."""
+    headers = {"User-Agent": get_user_agent(), "X-BackendAI-Version": CLIENT_VERSION, "Date": now.isoformat()}
+    if content_type is None:
+        headers["Accept"] = "text/event-stream"
+    elif content_type != "multipart/form-data":
+        headers["Content-Type"] = content_type
+    if target.token is not None:
+        headers["Authorization"] = f"Bearer {target.token}"
+    elif target.access_key:
+        signed, _ = generate_signature(
+            method=method,
+            version=CLIENT_VERSION,
+            endpoint=URL(target.endpoint),
+            date=now,
+            rel_url=url.raw_path_qs,
+            content_type=content_type or "application/octet-stream",
+            access_key=target.access_key,
+            secret_key=target.secret_key,
+            hash_type="sha256",
+        )
+        headers |= signed
+    return headers
+
+
+def read_event(message: SSEMessage) -> Event | None:
+    """A run's event, or None for messages of other kinds. `data` is JSON in all of them, text too."""
+    if message.id is None:
+        return None
+    try:
+        return Event(int(message.id), EventKind(message.event), json.loads(message.data))
+    except ValueError as error:
+        raise NotUnderstood(f"an event of kind {message.event!r} cannot be read: {error}") from error
+
+
+async def _read_json(raw: aiohttp.ClientResponse) -> Any:
+    text = await raw.text(errors="replace")
+    try:
+        return json.loads(text) if text else None
+    except ValueError as error:
+        if raw.status // 100 != 2:
+            return None
+        raise NotUnderstood(f"the server answered {raw.status} with something other than JSON") from error

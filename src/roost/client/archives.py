@@ -1,0 +1,96 @@
+"""Unpacks what sessions send: their content is not to be trusted.
+
+`tarfile`'s own data filter is missing in Python 3.11 before 3.11.4, which Debian ships.
+"""
+
+import io
+import shutil
+import tarfile
+from pathlib import Path, PurePosixPath
+
+from roost.client.exceptions import BackendClientError
+
+
+def extract(archive: bytes, dest: Path) -> list[str]:
+    """Unpack a tar below `dest`, and return the names in it. Nothing is written if anything in it is refused.
+
+    Raises:
+        BackendClientError: it is no tar, or something in it would lie, or lead, outside of `dest`.
+    """
+    try:
+        with tarfile.open(fileobj=io.BytesIO(archive), mode="r:") as tar:
+            members = tar.getmembers()
+            for member in members:
+                _check(member)
+            # Links come last, so nothing is ever written through one that the archive brought.
+            for member in sorted(members, key=tarfile.TarInfo.issym):
+                _write(tar, member, dest)
+    except (tarfile.TarError, OSError) as error:
+        raise BackendClientError(f"the archive was not unpacked: {error}") from error
+    return [member.name for member in members]
+
+
+def single_file(archive: bytes) -> bytes:
+    """The content of the one regular file in a tar.
+
+    Raises:
+        BackendClientError: it holds something else.
+    """
+    try:
+        with tarfile.open(fileobj=io.BytesIO(archive), mode="r:") as tar:
+            members = tar.getmembers()
+            if len(members) != 1 or not members[0].isreg():
+                raise BackendClientError("this is not a single file; download folders into a folder")
+            content = tar.extractfile(members[0])
+            assert content is not None
+            return content.read()
+    except tarfile.TarError as error:
+        raise BackendClientError(f"the archive cannot be read: {error}") from error
+
+
+def _check(member: tarfile.TarInfo) -> None:
+    path = PurePosixPath(member.name)
+    if path.is_absolute() or ".." in path.parts:
+        raise BackendClientError(f"the archive holds {member.name!r}, which lies outside")
+    if member.issym():
+        _check_link(member, path)
+    elif not (member.isreg() or member.isdir()):
+        raise BackendClientError(f"the archive holds {member.name!r}, which is neither file, folder nor symbolic link")
+
+
+def _check_link(member: tarfile.TarInfo, path: PurePosixPath) -> None:
+    # Only leading `..` are allowed: after a name, which may be another link, they could lead anywhere.
+    target = PurePosixPath(member.linkname)
+    ups = sum(part == ".." for part in target.parts)
+    leads_up_first = all(part == ".." for part in target.parts[:ups])
+    if target.is_absolute() or not leads_up_first or ups >= len(path.parts):
+        raise BackendClientError(f"the archive holds the link {member.name!r}, which leads outside")
+
+
+def _write(tar: tarfile.TarFile, member: tarfile.TarInfo, dest: Path) -> None:
+    path = dest / member.name
+    _check_parents(path, dest)
+    if member.isdir():
+        if path.is_symlink():
+            raise BackendClientError(f"{path} is a link; nothing is written through it")
+        path.mkdir(parents=True, exist_ok=True)
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_symlink() or path.is_file():
+        path.unlink()
+    if member.issym():
+        path.symlink_to(member.linkname)
+        return
+    content = tar.extractfile(member)
+    assert content is not None
+    with path.open("xb") as file:
+        shutil.copyfileobj(content, file)
+    path.chmod(member.mode & 0o755 | 0o600)
+
+
+def _check_parents(path: Path, dest: Path) -> None:
+    for parent in path.parents:
+        if parent == dest:
+            return
+        if parent.is_symlink():
+            raise BackendClientError(f"{parent} is a link; nothing is written through it")

@@ -1,0 +1,53 @@
+"""Turns problem documents back into the errors they were made of, and adds what only a client can meet."""
+
+from typing import Any
+
+from roost.wire.errors import (
+    AgentError,
+    Conflict,
+    Forbidden,
+    InvalidParameters,
+    LimitExceeded,
+    NotAuthenticated,
+    NotFound,
+    RoostError,
+    error_classes,
+)
+
+# Types of Backend.AI's servers that are one of ours under another name, and what a bare status means.
+_ALSO = {"object-not-found": NotFound, "url-not-found": NotFound, "generic-bad-request": InvalidParameters}
+_BY_STATUS: dict[int, type[RoostError]] = {
+    400: InvalidParameters,
+    401: NotAuthenticated,
+    403: Forbidden,
+    404: NotFound,
+    409: Conflict,
+    412: LimitExceeded,
+    429: LimitExceeded,
+}
+
+
+class Unreachable(RoostError):
+    """The server cannot be reached."""
+
+    code = "unreachable"
+    hint = "is it running? `roost status` tells"
+
+
+class NotUnderstood(RoostError):
+    """The server's answer makes no sense."""
+
+    code = "not-understood"
+
+
+def problem_to_error(status: int, problem: Any) -> RoostError:
+    """The error that a problem document stands for; the status decides where its type is unknown."""
+    if not isinstance(problem, dict):
+        problem = {}
+    inner = problem.get("agent-details")
+    codes = {cls.code: cls for cls in error_classes()} | _ALSO
+    code = str(problem.get("type", "")).rpartition("/")[2]
+    cls = codes.get(code) or (AgentError if inner is not None else _BY_STATUS.get(status, RoostError))
+    message = problem.get("msg") or problem.get("detail") or problem.get("title") or f"the server answered {status}"
+    hint = problem.get("hint")
+    return cls(str(message), hint=str(hint) if hint else None, data=problem.get("data"))

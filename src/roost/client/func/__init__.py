@@ -1,0 +1,1 @@
+"""The API classes, one module each."""

@@ -1,0 +1,347 @@
+"""Compute sessions (spec/client-sdk.md §7)."""
+
+import contextlib
+import io
+import secrets
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+from urllib.parse import quote
+from uuid import UUID
+
+import aiohttp
+
+from roost.client.active import api_session, current_session
+from roost.client.archives import extract
+from roost.client.exceptions import ArgumentError, BackendClientError
+from roost.client.func.base import BaseFunction, api_function
+from roost.client.request import AttachedFile, Request, Response
+from roost.client.versioning import get_id_or_name, get_naming
+from roost.wire.ids import SESSION_NAME
+
+__all__ = ("ComputeSession",)
+
+MAX_UPLOAD_FILES = 20
+MAX_UPLOAD_BYTES = (1 << 20) - 1
+
+_BATCH_OPTIONS = {"clean": None, "build": None, "buildLog": False, "exec": None}
+
+
+def drop(mapping: Mapping[str, Any], value: Any) -> dict[str, Any]:
+    """A copy without the entries that equal `value`, in mappings within too."""
+    return {
+        key: drop(item, value) if isinstance(item, Mapping) else item
+        for key, item in mapping.items()
+        if isinstance(item, Mapping) or item != value
+    }
+
+
+class ComputeSession(BaseFunction):
+    """A session on the server, referred to by name or id. Making the object sends nothing."""
+
+    id: UUID | None
+    name: str | None
+    owner_access_key: str | None
+    created: bool
+    status: str
+    service_ports: list[dict[str, Any]]
+    domain: str
+    group: str
+
+    def __init__(self, name: str, owner_access_key: str | None = None) -> None:
+        self.id = None
+        self.name = name
+        self.owner_access_key = owner_access_key
+
+    @classmethod
+    def from_session_id(cls, session_id: UUID) -> Self:
+        """Refer to a session by its id."""
+        made = cls.__new__(cls)
+        made.id = session_id
+        made.name = None
+        made.owner_access_key = None
+        return made
+
+    def get_session_identity_params(self) -> dict[str, str]:
+        """What names this session in a query."""
+        if self.id is not None:
+            return {"sessionId": str(self.id)}
+        if self.name is None:
+            raise ArgumentError("this session has neither a name nor an id")
+        params = {"sessionName": self.name}
+        if self.owner_access_key:
+            params["owner_access_key"] = self.owner_access_key
+        return params
+
+    @api_function
+    @classmethod
+    async def hello(cls) -> dict[str, Any]:
+        """What the server says of itself."""
+        async with Request("GET", "/").fetch() as response:
+            return dict(await response.json())
+
+    @api_function
+    @classmethod
+    async def get_or_create(
+        cls,
+        image: str,
+        *,
+        name: str | None = None,
+        type_: str = "interactive",
+        starts_at: str | None = None,
+        enqueue_only: bool = False,
+        max_wait: int = 0,
+        no_reuse: bool = False,
+        mounts: list[str] | None = None,
+        mount_map: Mapping[str, str] | None = None,
+        envs: Mapping[str, str] | None = None,
+        startup_command: str | None = None,
+        resources: Mapping[str, str | int] | None = None,
+        resource_opts: Mapping[str, str | int] | None = None,
+        cluster_size: int = 1,
+        cluster_mode: str = "single-node",
+        domain_name: str | None = None,
+        group_name: str | None = None,
+        bootstrap_script: str | None = None,
+        tag: str | None = None,
+        scaling_group: str | None = None,
+        owner_access_key: str | None = None,
+        preopen_ports: list[int] | None = None,
+        assign_agent: list[str] | None = None,
+    ) -> Self:
+        """Create a session, or reuse the live one of that name and image."""
+        session = current_session()
+        version, config = session.api_version, session.config
+        name = _checked_name(name if name is not None else f"pysdk-{secrets.token_hex(5)}")
+        domain = domain_name if domain_name is not None else config.domain
+        group = group_name if group_name is not None else config.group
+        settings: dict[str, Any] = {
+            "mounts": [*(mounts or ()), *config.vfolder_mounts],
+            "environ": envs,
+            "resources": resources if resources is not None else {},
+            "resource_opts": resource_opts if resource_opts is not None else {},
+            "scalingGroup": scaling_group,
+        }
+        body: dict[str, Any] = {
+            "tag": tag,
+            get_naming(version, "name_arg"): name,
+            "config": settings,
+            ("image" if version > (4, "20181215") else "lang"): image,
+        }
+        if version >= (4, "20190615"):
+            body |= {
+                "owner_access_key": owner_access_key,
+                "domain": domain,
+                "group": group,
+                "type": type_,
+                "enqueueOnly": enqueue_only,
+                "maxWaitSeconds": max_wait,
+                "reuseIfExists": not no_reuse,
+                "startupCommand": startup_command,
+            }
+        if version >= (5, "20191215"):
+            settings |= {"mount_map": mount_map if mount_map is not None else {}, "preopen_ports": preopen_ports}
+            body |= {"starts_at": starts_at, "bootstrap_script": bootstrap_script}
+        if version >= (6, "20200815"):
+            body |= {"clusterSize": cluster_size, "clusterMode": cluster_mode}
+        else:
+            settings["clusterSize"] = cluster_size
+        if assign_agent is not None:
+            settings["agentList"] = assign_agent
+        request = Request("POST", f"/{get_naming(version, 'path')}")
+        request.set_json(body)
+        async with request.fetch() as response:
+            answer = await response.json()
+        made = cls(name, owner_access_key)
+        if version[0] >= 5:
+            made.id = UUID(answer["sessionId"])
+        made.created = answer.get("created", True)
+        made.status = answer.get("status", "RUNNING")
+        made.service_ports = _service_ports(answer)
+        made.domain, made.group = domain, group
+        return made
+
+    @api_function
+    async def destroy(self, *, forced: bool = False) -> Any:
+        """End the session; the statistics where the server sends some."""
+        params: dict[str, str] = {}
+        if self.owner_access_key is not None:
+            params["owner_access_key"] = self.owner_access_key
+        if forced:
+            params["forced"] = "true"
+        async with Request("DELETE", self._path(), params=params).fetch() as response:
+            return await response.json() if response.status == 200 else None
+
+    @api_function
+    async def restart(self) -> None:
+        """Restart the session's containers."""
+        async with Request("PATCH", self._path(), params=self._params()).fetch():
+            pass
+
+    @api_function
+    async def interrupt(self) -> None:
+        """Interrupt whatever runs."""
+        async with Request("POST", self._path("interrupt"), params=self._params()).fetch():
+            pass
+
+    @api_function
+    async def complete(self, code: str, opts: Mapping[str, Any] | None = None) -> Any:
+        """What could follow this code."""
+        request = Request("POST", self._path("complete"), params=self._params())
+        request.set_json({"code": code, "options": _completion_options(opts or {})})
+        async with request.fetch() as response:
+            return await response.json()
+
+    @api_function
+    async def get_info(self) -> Any:
+        """The session's properties."""
+        async with Request("GET", self._path(), params=self._params()).fetch() as response:
+            return await response.json()
+
+    @api_function
+    async def get_logs(self) -> Any:
+        """The session's log, under `result` and `logs`."""
+        async with Request("GET", self._path("logs"), params=self._params()).fetch() as response:
+            return await response.json()
+
+    @api_function
+    async def execute(
+        self,
+        run_id: str | None = None,
+        code: str | None = None,
+        mode: str = "query",
+        opts: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Start a run, or go on with one; the `result` object."""
+        mode = "input" if mode == "user-input" else mode
+        body: dict[str, Any] = {"mode": mode, "code": code, "runId": run_id}
+        if mode in {"query", "continue", "input"}:
+            if code is None:
+                raise ArgumentError(f"mode {mode!r} needs code, if only an empty text")
+        elif mode == "batch":
+            body["options"] = {key: (opts or {}).get(key, default) for key, default in _BATCH_OPTIONS.items()}
+        elif mode == "complete":
+            body |= {"code": code or "", "options": _completion_options(opts or {})}
+        else:
+            raise BackendClientError(f"no such mode of execution: {mode!r}")
+        path = self._path("complete") if mode == "complete" else self._path()
+        request = Request("POST", path, params=self._params())
+        request.set_json(body)
+        async with request.fetch() as response:
+            return (await response.json())["result"]
+
+    @api_function
+    async def upload(
+        self, files: Sequence[str | Path], basedir: str | Path | None = None, show_progress: bool = False
+    ) -> Response:
+        """Upload files from beneath `basedir` (here, if not given); folders with all that they hold."""
+        base = (Path(basedir) if basedir is not None else Path.cwd()).resolve()
+        request = Request("POST", self._path("upload"), params=self._params())
+        with contextlib.ExitStack() as opened:
+            attached = []
+            for path, remote in _uploads(files, base):
+                stream = opened.enter_context(path.open("rb"))
+                attached.append(AttachedFile(remote, stream, "application/octet-stream"))
+            request.attach_files(attached)
+            async with request.fetch() as response:
+                return response
+
+    @api_function
+    async def download(
+        self, files: Sequence[str | Path], dest: str | Path = ".", show_progress: bool = False
+    ) -> dict[str, list[str]]:
+        """Download files and folders into the folder `dest`."""
+        request = Request("GET", self._path("download"), params=self._params())
+        request.set_json({"files": [Path(file).as_posix() for file in files]})
+        names: list[str] = []
+        async with request.fetch() as response:
+            for archive in await read_parts(response.raw_response):
+                names.extend(extract(archive, Path(dest)))
+        return {"file_names": names}
+
+    @api_function
+    async def list_files(self, path: str | Path = ".") -> Any:
+        """The entries of a folder in the session."""
+        request = Request("GET", self._path("files"), params=self._params())
+        request.set_json({"path": Path(path).as_posix()})
+        async with request.fetch() as response:
+            return await response.json()
+
+    @api_function
+    async def rename(self, new_id: str) -> None:
+        """Give the session another name."""
+        params = {**self._params(), "name": _checked_name(new_id)}
+        async with Request("POST", self._path("rename"), params=params).fetch():
+            pass
+        self.name = new_id
+
+    def _path(self, verb: str = "") -> str:
+        version = api_session.get().api_version
+        reference = quote(get_id_or_name(version, self), safe="")
+        path = f"/{get_naming(version, 'path')}/{reference}"
+        return f"{path}/{verb}" if verb else path
+
+    def _params(self) -> dict[str, str]:
+        return {"owner_access_key": self.owner_access_key} if self.owner_access_key else {}
+
+
+def _checked_name(name: str) -> str:
+    if not SESSION_NAME.fullmatch(name):
+        raise ArgumentError(
+            f"not a session name: {name!r} (4 to 64 letters, digits and underscores; dots and hyphens inside)"
+        )
+    return name
+
+
+def _service_ports(answer: Mapping[str, Any]) -> list[dict[str, Any]]:
+    ports = answer.get("servicePorts")
+    return list(ports if ports is not None else answer.get("service_ports") or ())
+
+
+def _completion_options(opts: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "row": int(opts.get("row", 0)),
+        "col": int(opts.get("col", 0)),
+        "line": opts.get("line", ""),
+        "post": opts.get("post", ""),
+    }
+
+
+def _uploads(files: Iterable[str | Path], base: Path) -> list[tuple[Path, str]]:
+    """Each file to send, with its name in the session."""
+    found: list[tuple[Path, str]] = []
+    for file in files:
+        path = (base / file).resolve()
+        if not path.is_relative_to(base):
+            raise ValueError(f"{file} does not lie beneath {base}")
+        inside = sorted(entry for entry in path.rglob("*") if entry.is_file()) if path.is_dir() else [path]
+        found.extend((entry, entry.relative_to(base).as_posix()) for entry in inside)
+    if len(found) > MAX_UPLOAD_FILES:
+        raise ArgumentError(f"{len(found)} files at once; at most {MAX_UPLOAD_FILES} are allowed")
+    for path, remote in found:
+        if path.stat().st_size > MAX_UPLOAD_BYTES:
+            raise ArgumentError(f"{remote} is longer than {MAX_UPLOAD_BYTES} bytes")
+    return found
+
+
+async def read_parts(raw: aiohttp.ClientResponse) -> list[bytes]:
+    """The parts of a multipart answer.
+
+    Raises:
+        BackendClientError: it is none, or broken.
+    """
+    if not raw.content_type.startswith("multipart/"):
+        raise BackendClientError(f"expected archives, but the server sent {raw.content_type}")
+    parts = []
+    try:
+        reader = aiohttp.MultipartReader.from_response(raw)
+        while (part := await reader.next()) is not None:
+            if not isinstance(part, aiohttp.BodyPartReader):
+                raise BackendClientError("the answer holds a multipart within a multipart")
+            content = io.BytesIO()
+            while chunk := await part.read_chunk(1 << 16):
+                content.write(chunk)
+            parts.append(content.getvalue())
+    except (ValueError, aiohttp.ClientPayloadError) as error:
+        raise BackendClientError(f"the answer is broken: {error}") from error
+    return parts
