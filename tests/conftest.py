@@ -7,12 +7,13 @@ import shutil
 import signal
 import socket
 import tempfile
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 
-from roost.agent.supervisor import run_dir
+from roost.agent.supervisor import LocalAgent, run_dir
+from tests.agents import end
 
 
 @pytest.fixture
@@ -23,6 +24,14 @@ def data_dir() -> Iterator[Path]:
     yield folder
     _end_everything_of(folder)
     shutil.rmtree(folder, ignore_errors=os.getuid() != 0)
+
+
+@pytest.fixture
+async def agent(data_dir: Path) -> AsyncIterator[LocalAgent]:
+    agent = LocalAgent(data_dir)
+    await agent.open()
+    yield agent
+    await end(agent)
 
 
 def _end_everything_of(data_dir: Path) -> None:

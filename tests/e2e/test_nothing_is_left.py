@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,7 @@ from roost.runtimes.bubblewrap import BubblewrapRuntime
 from roost.wire.ids import new_session_id
 from roost.wire.runs import RunSpec
 from roost.wire.sandboxes import SandboxSpec
-from tests.integration.test_agent import end, run
+from tests.agents import run
 
 pytestmark = pytest.mark.skipif(
     not BubblewrapRuntime().probe().available, reason="bubblewrap or user namespaces are missing"
@@ -48,14 +47,6 @@ os.mkdir('locked'); os.mkdir('locked/in'); open('locked/in/-rf', 'w').close(); o
 spawn(pause)
 spawn(write)
 """
-
-
-@pytest.fixture
-async def agent(data_dir: Path) -> AsyncIterator[LocalAgent]:
-    agent = LocalAgent(data_dir)
-    await agent.open()
-    yield agent
-    await end(agent)
 
 
 def the_host(data_dir: Path) -> dict[str, object]:

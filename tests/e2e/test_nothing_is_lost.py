@@ -13,8 +13,8 @@ import pytest
 from roost.agent.supervisor import LocalAgent
 from roost.runtimes.bubblewrap import BubblewrapRuntime
 from roost.wire.ids import new_session_id
+from tests.agents import end, output, run
 from tests.e2e import agent_process
-from tests.integration.test_agent import end, output, run
 
 pytestmark = pytest.mark.skipif(
     not BubblewrapRuntime().probe().available, reason="bubblewrap or user namespaces are missing"

@@ -5,7 +5,6 @@ The table is that of the threat model: processes, files, kernel surface, network
 
 import json
 import os
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -17,7 +16,7 @@ from roost.runtimes.base import Place
 from roost.wire.ids import new_session_id
 from roost.wire.runs import EventKind
 from roost.wire.sandboxes import SandboxSpec
-from tests.integration.test_agent import end, run
+from tests.agents import run
 
 pytestmark = pytest.mark.skipif(
     not bubblewrap.BubblewrapRuntime().probe().available, reason="bubblewrap or user namespaces are missing"
@@ -66,14 +65,6 @@ REFUSED = {
     "mount is refused": ("call(165, 0, 0, 0, 0, 0)", "EPERM"),
     "typing into a terminal is refused": ("call(16, 0, 0x5412, 0)", "EPERM"),
 }
-
-
-@pytest.fixture
-async def agent(data_dir: Path) -> AsyncIterator[LocalAgent]:
-    agent = LocalAgent(data_dir)
-    await agent.open()
-    yield agent
-    await end(agent)
 
 
 async def answers(agent: LocalAgent, expressions: list[str]) -> list[str]:

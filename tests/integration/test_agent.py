@@ -3,7 +3,7 @@
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -22,8 +22,9 @@ from roost.wire.errors import (
     SessionNotRunning,
 )
 from roost.wire.ids import new_session_id
-from roost.wire.runs import Event, EventKind, RunEnd, RunSpec, RunState, RunStatus
+from roost.wire.runs import EventKind, RunEnd, RunSpec, RunState, RunStatus
 from roost.wire.sandboxes import Limits, SandboxSpec, SandboxState
+from tests.agents import end, events_of, output, run
 
 pytestmark = pytest.mark.skipif(
     not BubblewrapRuntime().probe().available, reason="bubblewrap or user namespaces are missing"
@@ -37,45 +38,6 @@ def a_spec(runtime: str | None = None, **limits: int) -> SandboxSpec:
         runtime=runtime,
         limits=Limits(**limits),  # type: ignore[arg-type]  # tests set numbers only
     )
-
-
-@pytest.fixture
-async def agent(data_dir: Path) -> AsyncIterator[LocalAgent]:
-    agent = LocalAgent(data_dir)
-    await agent.open()
-    yield agent
-    await end(agent)
-
-
-async def end(agent: LocalAgent) -> None:
-    """Destroy what the test left, and end the keeper that it started."""
-    for sandbox in await agent.sandboxes():
-        await agent.destroy(sandbox.session_id)
-    assert agent._keeper is not None
-    keeper = (await agent._keeper.hello())["pid"]
-    await agent.aclose()
-    os.kill(keeper, signal.SIGKILL)
-
-
-async def events_of(agent: LocalAgent, session_id: str, run_id: str) -> list[Event]:
-    """Every event of a run up to its end."""
-    events: list[Event] = []
-    async with asyncio.timeout(60):
-        while True:
-            page = await agent.read(session_id, run_id, after=len(events), wait_s=5)
-            events += page.events
-            if events and events[-1].kind is EventKind.END:
-                return events
-
-
-async def run(agent: LocalAgent, session_id: str, code: str, run_id: str = "") -> list[Event]:
-    run_id = run_id or os.urandom(4).hex()
-    await agent.start(session_id, RunSpec(run_id=run_id, code=code))
-    return await events_of(agent, session_id, run_id)
-
-
-def output(events: list[Event]) -> str:
-    return "".join(event.data for event in events if event.kind is EventKind.STDOUT)
 
 
 async def end_of(agent: LocalAgent, session_id: str, run_id: str) -> RunEnd:

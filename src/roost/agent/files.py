@@ -1,7 +1,7 @@
 """A session's files, reached from outside without ever leaving its home.
 
 Every path is resolved by the kernel, `openat2` beneath the home and through no link, so that neither a hostile link
-nor a race leads out (research: security.md §1).
+nor a race leads out.
 """
 
 import asyncio

@@ -16,6 +16,8 @@ from typing import Any
 
 import msgspec
 
+from roost.runner.protocol import MAX_OUTPUT
+from roost.runner.protocol import Kind as FrameKind
 from roost.wire.reasons import Reason
 from roost.wire.runs import Cost, EventKind, RunEnd, RunSpec, RunState, RunStatus, RunSummary
 
@@ -23,14 +25,14 @@ from roost.wire.runs import Cost, EventKind, RunEnd, RunSpec, RunState, RunStatu
 class Kind(IntEnum):
     """Kinds of log records. Those of frames are the runner's own (docs/protocol/runner.md §2)."""
 
-    STDOUT = 65
-    STDERR = 66
-    STARTED = 67
-    RESULT = 68
-    DISPLAY = 69
-    ERROR = 70
-    PROMPT = 71
-    END = 72
+    STDOUT = FrameKind.STDOUT
+    STDERR = FrameKind.STDERR
+    STARTED = FrameKind.STARTED
+    RESULT = FrameKind.RESULT
+    DISPLAY = FrameKind.DISPLAY
+    ERROR = FrameKind.ERROR
+    PROMPT = FrameKind.PROMPT
+    END = FrameKind.END
     INPUT = 73
     """appended by the agent before the line is sent"""
     ACCEPTED = 200
@@ -147,7 +149,7 @@ def admit(run: Run, kind: Kind, payload: bytes) -> Any:
         ProtocolBreachError: the frame may not come now, or is not of its kind's shape.
     """
     if kind in TEXT:
-        if not 1 <= len(payload) <= 65536:
+        if not 1 <= len(payload) <= MAX_OUTPUT:
             raise ProtocolBreachError(f"{kind.name} of {len(payload)} bytes")
         decoded: Any = payload
     else:

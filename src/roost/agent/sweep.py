@@ -7,6 +7,7 @@ import os
 import select
 import signal
 import stat
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import psutil
@@ -78,7 +79,7 @@ async def remove_group(group: SandboxGroup) -> None:
 
 
 @contextlib.asynccontextmanager
-async def _patience(sentence: str):  # type: ignore[no-untyped-def]  # mypy cannot name the wrapped generator
+async def _patience(sentence: str) -> AsyncIterator[None]:
     try:
         async with asyncio.timeout(KILL_TIMEOUT_S):
             yield

@@ -1,4 +1,4 @@
-"""Sends our own endpoints' requests for one server (docs/protocol/http.md).
+"""Sends our own endpoints' requests to one server.
 
 What to send and how to read the answer are plain functions at the end of this file; `Api` only moves bytes.
 """

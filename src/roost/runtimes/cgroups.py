@@ -1,7 +1,7 @@
 """Control groups, version 1, version 2 and both at once: one group for a whole sandbox.
 
 Which hierarchy offers a controller is looked up per controller, since a mounted version 2 proves nothing on hybrid
-hosts (research: cgroup v1 with an extra, empty v2 tree).
+hosts, which have version 1 and an extra, empty version 2 tree.
 """
 
 import os

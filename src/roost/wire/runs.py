@@ -1,4 +1,4 @@
-"""Runs and the events of their log (docs/protocol/runner.md, docs/protocol/http.md)."""
+"""Runs and the events of their log (docs/protocol/runner.md)."""
 
 from enum import StrEnum
 from typing import Any
@@ -63,11 +63,11 @@ class EventKind(StrEnum):
 
 
 class Cost(msgspec.Struct, frozen=True, kw_only=True):
-    """What a run used, as the sandbox's own accounting has it."""
+    """What a run used. Bytes read and written are not measured yet and stay 0."""
 
     cpu_s: float = 0.0
     peak_bytes: int = 0
-    """The highest memory use of the whole sandbox during the run."""
+    """The highest memory use of the whole sandbox from its launch to the end of the run."""
     read_bytes: int = 0
     written_bytes: int = 0
     wall_s: float = 0.0
