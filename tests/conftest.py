@@ -14,6 +14,7 @@ import pytest
 
 from roost.agent.supervisor import LocalAgent, run_dir
 from tests.agents import end
+from tests.servers import Caller, a_server
 
 
 @pytest.fixture
@@ -32,6 +33,15 @@ async def agent(data_dir: Path) -> AsyncIterator[LocalAgent]:
     await agent.open()
     yield agent
     await end(agent)
+
+
+@pytest.fixture
+async def server(data_dir: Path) -> AsyncIterator[Caller]:
+    """A real server, as its administrator; what runs on it when the test ends is ended."""
+    async with a_server(data_dir) as caller:
+        yield caller
+        for session in (await caller("GET", "/session")).body:
+            await caller("DELETE", f"/session/{session['id']}", params={"forced": "true"})
 
 
 def _end_everything_of(data_dir: Path) -> None:

@@ -5,11 +5,21 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
 
 from roost.server.store.sql import SqlStore
-from roost.server.store.tables import keypairs, sessions, users
+from roost.server.store.tables import domains, groups, keypairs, metadata, sessions, users
 
-ROW = {"access_key": "AK", "name": "main", "image": "python", "state": "PENDING", "spec": {}, "created_at": 1.0}
+ROW = {
+    "access_key": "AK",
+    "name": "main",
+    "image": "python",
+    "state": "PENDING",
+    "spec": {},
+    "created_at": 1.0,
+    "group_id": "g",
+}
 RACER = """
 import asyncio, sys
 from pathlib import Path
@@ -18,6 +28,7 @@ from roost.server.store.tables import sessions
 async def main():
     store = SqlStore(Path(sys.argv[1])); await store.open()
     row = dict(id=sys.argv[2], access_key="AK", name="main", image="p", state="PENDING", spec={}, created_at=1.0)
+    row["group_id"] = "g"
     try:
         await store.write(lambda c: c.execute(sessions.insert().values(row)) and None); print("won")
     except Exception as error: print(type(error).__name__)
@@ -27,7 +38,9 @@ asyncio.run(main())
 
 
 def seed(connection: sa.Connection) -> None:
-    connection.execute(users.insert().values(id="u", email="a@b", role="user"))
+    connection.execute(domains.insert().values(name="d"))
+    connection.execute(groups.insert().values(id="g", domain="d", name="main"))
+    connection.execute(users.insert().values(id="u", email="a@b", role="user", domain="d"))
     connection.execute(keypairs.insert().values(access_key="AK", user_id="u", secret=b""))
 
 
@@ -63,3 +76,11 @@ async def test_two_processes_race_for_one_name_and_one_wins(store: SqlStore, tmp
     ]
 
     assert sorted(racer.communicate(timeout=20)[0].strip() for racer in racers) == ["IntegrityError", "won"]
+
+
+async def test_migrations_lead_to_the_tables_that_the_code_uses(store: SqlStore) -> None:
+    differences = await store.read(
+        lambda connection: compare_metadata(MigrationContext.configure(connection), metadata)
+    )
+
+    assert differences == []

@@ -22,7 +22,10 @@ ACCESS_KEY, SECRET_KEY, TOKEN = "AKIATESTTESTTESTTEST", "secret/of+the-test", "t
 PROBLEMS = "https://api.backend.ai/probs/"
 
 HELLO = [("started", {"state_lost": False}), ("stdout", "hello\n"), ("result", {"text": "21"})]
-FAILS = [("error", {"name": "ValueError", "value": "no", "traceback": ["Traceback:\n", "ValueError: no\n"]})]
+FAILS = [
+    ("stderr", "Traceback:\nValueError: no\n"),
+    ("error", {"name": "ValueError", "value": "no", "traceback": ["Traceback:\n", "ValueError: no\n"]}),
+]
 ASKS = [("stdout", "before\n"), ("prompt", {"prompt": 1, "text": "name? ", "password": False})]
 MANY = [("stdout", f"{number}\n") for number in range(50)]
 SCRIPTS: dict[str, list[tuple[str, Any]]] = {"hello": HELLO, "fails": FAILS, "asks": ASKS, "many": MANY}
@@ -245,6 +248,7 @@ class ClientServer:
         run, body = self.run_of(request), await request.json()
         if "eof" in body:
             run.add("input", {"prompt": body["prompt"], "eof": True})
+            run.add("stderr", "EOFError\n")
             run.add("error", {"name": "EOFError", "value": "", "traceback": ["EOFError\n"]})
             run.end("error", 1)
         else:

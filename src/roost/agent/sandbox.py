@@ -200,6 +200,7 @@ class LiveSandbox:
         self._hello: asyncio.Future[Hello] | None = None
         self._frames: deque[Frame] = deque()
         self._arrived = asyncio.Event()
+        self._closing = False
         self._received = runs.last_frame
         self._oom_kills = group.oom_kills() if group is not None else 0
         self._pump = asyncio.create_task(self._take_frames(), name=f"sandbox-{session_id}")
@@ -231,9 +232,10 @@ class LiveSandbox:
         """Let go of the runner, which goes on."""
         if self._link is not None:
             self._link.close()
-        self._pump.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._pump
+        # Not cancelled: what is half in the log would get its sequence numbers twice.
+        self._closing = True
+        self._arrived.set()
+        await self._pump
 
     async def start(self, spec: RunSpec) -> RunSummary:
         run, created = await self.runs.accept(spec)
@@ -299,6 +301,8 @@ class LiveSandbox:
     async def _take_frames(self) -> None:
         while True:
             await self._arrived.wait()
+            if self._closing:
+                return
             self._arrived.clear()
             batch = list(self._frames)
             self._frames.clear()

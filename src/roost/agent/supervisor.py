@@ -86,6 +86,7 @@ class LocalAgent(Agent):
         self._live: dict[str, LiveSandbox] = {}
         self._launching: dict[str, asyncio.Lock] = {}
         self._ended: asyncio.Queue[SandboxEnded] = asyncio.Queue()
+        self._lost: list[SandboxEnded] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._watched: dict[str, int] = {}
         """pidfds of the sandboxes' first processes, for as long as no keeper tells of their ends"""
@@ -241,6 +242,9 @@ class LocalAgent(Agent):
             if session_id in self._live:
                 stats = await self.stats(session_id)
             reason = Reason(code="sandbox-destroyed", sentence="the session was ended while this ran")
+            if (sandbox := self._live.get(session_id)) is not None:
+                # Before the kill: how the runner saw its kernel die of it is not how the run ended.
+                await sandbox.aclose()
             await self._end(session_id, reason)
         self._launching.pop(session_id, None)
         return stats
@@ -251,6 +255,9 @@ class LocalAgent(Agent):
     async def ended(self) -> AsyncIterator[SandboxEnded]:
         while True:
             yield await self._ended.get()
+
+    async def lost(self) -> list[SandboxEnded]:
+        return list(self._lost)
 
     async def stats(self, session_id: str) -> SandboxStats:
         self._sandbox(session_id)
@@ -308,7 +315,9 @@ class LocalAgent(Agent):
         except (OSError, msgspec.DecodeError, AgentError) as error:
             log.warning("sandbox.not_recovered", session_id=session_id, error=str(error))
             code = "node-lost"
-        await self._lose(session_id, Reason(code=code, sentence="the sandbox was gone when the agent came back"))
+        reason = Reason(code=code, sentence="the sandbox was gone when the agent came back")
+        await self._end(session_id, reason)
+        self._lost.append(SandboxEnded(session_id=session_id, reason=reason))
 
     async def _lose(self, session_id: str, reason: Reason, message: dict[str, Any] | None = None) -> None:
         await self._end(session_id, reason)

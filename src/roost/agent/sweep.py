@@ -125,22 +125,33 @@ def remove_tree(path: Path) -> None:
     """Remove a folder whatever is in it: any depth, any mode, any name.
 
     Nested folders are moved up to the top and emptied there, so neither depth, path length nor descriptors grow.
+    The keeper may still write the status of the sandbox's end here, by a rename.
     """
-    try:
-        top = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-    except FileNotFoundError:
-        return
-    try:
-        moved = 0
-        while names := os.listdir(top):
-            for name in names:
+    while True:
+        try:
+            top = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        except FileNotFoundError:
+            return
+        try:
+            _empty(top)
+        finally:
+            os.close(top)
+        try:
+            path.rmdir()
+        except OSError as error:
+            if error.errno != errno.ENOTEMPTY:
+                raise
+
+
+def _empty(top: int) -> None:
+    moved = 0
+    while names := os.listdir(top):
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
                 if _is_folder(top, name):
                     moved = _flatten(top, name, moved)
                 else:
                     os.unlink(name, dir_fd=top)
-    finally:
-        os.close(top)
-    path.rmdir()
 
 
 def _flatten(top: int, name: str, moved: int) -> int:

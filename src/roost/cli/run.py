@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from roost.cli.output import note
-from roost.client.handle import Run, SessionHandle, read_end, session, traceback_of
+from roost.client.handle import Run, SessionHandle, read_end, session
 from roost.wire.runs import Event, EventKind, RunEnd, RunStatus
 
 
@@ -56,8 +56,6 @@ def _show(started: Run, event: Event) -> None:
             click.echo(event.data, nl=False)
         case EventKind.STDERR:
             click.echo(event.data, nl=False, err=True)
-        case EventKind.ERROR:
-            click.echo(traceback_of(event), nl=False, err=True)
         case EventKind.PROMPT:
             text = _answer(str(event.data.get("text", "")), bool(event.data.get("password")))
             started.input(text, prompt=int(event.data["prompt"]))

@@ -39,7 +39,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     """The last expression's value, else what was written to stdout."""
     stdout: str
     stderr: str
-    """What was written there, and the traceback of an exception that nobody caught."""
+    """What was written there; the traceback of an exception that nobody caught is part of it."""
     exit_code: int
     status: RunStatus
     reason: Reason | None = None
@@ -327,8 +327,6 @@ def result_of(events: Iterable[Event]) -> Result:
                 written[event.kind].append(str(event.data))
             case EventKind.RESULT:
                 value = str(event.data.get("text", ""))
-            case EventKind.ERROR:
-                written[EventKind.STDERR].append(traceback_of(event))
             case EventKind.END:
                 end = read_end(event)
             case _:
@@ -352,13 +350,6 @@ def read_end(event: Event) -> RunEnd:
         return msgspec.convert(event.data, RunEnd)
     except msgspec.ValidationError as error:
         raise NotUnderstood(f"the run's end cannot be read: {error}") from error
-
-
-def traceback_of(event: Event) -> str:
-    """An `error` event as Python prints it."""
-    lines = [str(line) for line in event.data.get("traceback") or ()]
-    text = "".join(line if line.endswith("\n") else f"{line}\n" for line in lines)
-    return text or f"{event.data.get('name')}: {event.data.get('value')}\n"
 
 
 def _checked_name(name: str | None) -> str:

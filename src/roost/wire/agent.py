@@ -91,7 +91,11 @@ class Agent(ABC):
 
     @abstractmethod
     def ended(self) -> AsyncIterator[SandboxEnded]:
-        """Sandboxes that went away without `destroy`, those found gone at start included, each once."""
+        """Sandboxes that go away without `destroy`, each once."""
+
+    @abstractmethod
+    async def lost(self) -> list[SandboxEnded]:
+        """Sandboxes that were found gone when the agent started; the same ones until it starts anew."""
 
     @abstractmethod
     async def stats(self, session_id: str) -> SandboxStats:

@@ -7,7 +7,7 @@
     ├── Forbidden
     │   └── InsufficientPrivilege
     ├── NotFound
-    │   ├── SessionNotFound, AmbiguousSession, ImageNotFound, RunNotFound, FileNotFoundInSession
+    │   ├── SessionNotFound, AmbiguousSession, ImageNotFound, FolderNotFound, RunNotFound, FileNotFoundInSession
     ├── Conflict
     │   ├── SessionAlreadyExists, RunAlreadyExists, SessionNotRunning
     ├── LimitExceeded              a quota or a rate
@@ -99,6 +99,12 @@ class ImageNotFound(NotFound):
     """There is no such image."""
 
     code = "image-not-found"
+
+
+class FolderNotFound(NotFound):
+    """There are no such folders."""
+
+    code = "vfolder-not-found"
 
 
 class RunNotFound(NotFound):

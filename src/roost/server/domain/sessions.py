@@ -1,6 +1,13 @@
-"""The life of a session as a table of transitions."""
+"""A session as the control plane knows it, and its life as a table of transitions."""
+
+from typing import Any
+
+import msgspec
 
 from roost.wire.errors import Conflict
+from roost.wire.reasons import Reason
+from roost.wire.sandboxes import Interpreter, Isolation, Limits, Rung
+from roost.wire.sessions import SessionState
 from roost.wire.sessions import SessionState as S
 
 TRANSITIONS: dict[S, frozenset[S]] = {
@@ -15,8 +22,67 @@ TRANSITIONS: dict[S, frozenset[S]] = {
     S.CANCELLED: frozenset(),
 }
 
+BEING_PREPARED = (S.PENDING, S.SCHEDULED, S.PREPARING)
+"""The states before a session runs; whoever waits for it waits while it is in one of these."""
 
-def check_transition(old: S, new: S) -> None:
+
+class SessionSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """What was asked for, checked and completed."""
+
+    interpreter: Interpreter
+    slots: dict[str, float]
+    """Amounts by slot name: `cpu` in cores, `mem` in bytes."""
+    named: frozenset[str] = frozenset()
+    """The slots that the request named: these must be enforced."""
+    environ: dict[str, str] = {}
+    """What the user set; the session's own variables are added at launch."""
+    tag: str | None = None
+    resource_opts: dict[str, Any] = {}
+    runtime: str | None = None
+    min_rung: Rung = Rung.PROCESS
+
+    def limits(self) -> Limits:
+        return Limits(cpu=self.slots["cpu"], mem_bytes=int(self.slots["mem"]), named=self.named)
+
+
+class Session(msgspec.Struct, frozen=True, kw_only=True):
+    """One session, as it is written down."""
+
+    id: str
+    access_key: str
+    """The owner's."""
+    group_id: str
+    name: str
+    image: str
+    """The canonical reference."""
+    state: SessionState
+    version: int = 1
+    """Grows with every change; a change names the version that it read."""
+    spec: SessionSpec
+    node_id: str | None = None
+    reason: Reason | None = None
+    """Why it is in this state, where there is more to say than the state's name."""
+    status_data: dict[str, Any] = {}
+    """spec/sessions-lifecycle.md §3"""
+    isolation: Isolation | None = None
+    """What the sandbox really got; None before it runs."""
+    created_at: float
+    """Unix time, seconds, as the others."""
+    started_at: float | None = None
+    ended_at: float | None = None
+
+
+class Happening(msgspec.Struct, frozen=True, kw_only=True):
+    """One entry of a session's history."""
+
+    at: float
+    code: str
+    """Past tense, kebab-case: `session-enqueued`, `session-started`."""
+    sentence: str
+    hint: str | None = None
+
+
+def check_transition(old: SessionState, new: SessionState) -> None:
     """Refuse a step that the table does not have.
 
     Raises:
@@ -24,3 +90,24 @@ def check_transition(old: S, new: S) -> None:
     """
     if new not in TRANSITIONS[old]:
         raise Conflict(f"a session cannot go from {old} to {new}")
+
+
+def session_environ(session: Session) -> dict[str, str]:
+    """What a session's processes find in their environment: what its user set, overridden by what it is.
+
+    The names are those of spec/sessions-lifecycle.md §8.
+    """
+    own = {
+        "SESSION_ID": session.id,
+        "SESSION_NAME": session.name,
+        "KERNEL_ID": session.id,
+        "KERNEL_IMAGE": session.image,
+        "ACCESS_KEY": session.access_key,
+        "CLUSTER_SIZE": "1",
+        "CLUSTER_REPLICAS": "main:1",
+        "CLUSTER_HOSTS": "main1",
+        "CLUSTER_ROLE": "main",
+        "CLUSTER_IDX": "1",
+        "CLUSTER_HOST": "main1",
+    }
+    return session.spec.environ | {f"BACKENDAI_{name}": value for name, value in own.items()}

@@ -1,18 +1,26 @@
-"""Tables as migration 0001 makes them."""
+"""The tables as the newest migration leaves them."""
 
 import sqlalchemy as sa
 
 metadata = sa.MetaData()
 LIVE = "state NOT IN ('TERMINATED', 'CANCELLED')"
 
+domains = sa.Table("domains", metadata, sa.Column("name", sa.String(64), primary_key=True))
+groups = sa.Table(
+    "groups",
+    metadata,
+    sa.Column("id", sa.String(36), primary_key=True),
+    sa.Column("domain", sa.ForeignKey("domains.name"), nullable=False),
+    sa.Column("name", sa.String(64), nullable=False),
+    sa.UniqueConstraint("domain", "name"),
+)
 users = sa.Table(
     "users",
     metadata,
     sa.Column("id", sa.String(36), primary_key=True),
     sa.Column("email", sa.String(255), nullable=False, unique=True),
     sa.Column("role", sa.String(16), nullable=False),
-    sa.Column("domain", sa.String(64), nullable=False, server_default="default"),
-    sa.Column("group_name", sa.String(64), nullable=False, server_default="default"),
+    sa.Column("domain", sa.ForeignKey("domains.name"), nullable=False),
 )
 keypairs = sa.Table(
     "keypairs",
@@ -28,19 +36,23 @@ sessions = sa.Table(
     metadata,
     sa.Column("id", sa.String(36), primary_key=True),
     sa.Column("access_key", sa.ForeignKey("keypairs.access_key"), nullable=False),
+    sa.Column("group_id", sa.ForeignKey("groups.id"), nullable=False),
     sa.Column("name", sa.String(64), nullable=False),
     sa.Column("image", sa.String(255), nullable=False),
     sa.Column("state", sa.String(16), nullable=False),
     sa.Column("version", sa.Integer, nullable=False, server_default="1"),
     sa.Column("node_id", sa.String(64)),
-    sa.Column("status_info", sa.Text),
-    sa.Column("status_data", sa.JSON),
+    sa.Column("reason", sa.JSON(none_as_null=True)),
+    sa.Column("status_data", sa.JSON(none_as_null=True)),
+    sa.Column("isolation", sa.JSON(none_as_null=True)),
     sa.Column("spec", sa.JSON, nullable=False),
     sa.Column("created_at", sa.Float, nullable=False),
+    sa.Column("started_at", sa.Float),
     sa.Column("ended_at", sa.Float),
     sa.Index(
         "one_live_name", "access_key", "name", unique=True, sqlite_where=sa.text(LIVE), postgresql_where=sa.text(LIVE)
     ),
+    sa.Index("sessions_by_owner", "access_key", "created_at"),
 )
 session_events = sa.Table(
     "session_events",

@@ -1,0 +1,63 @@
+"""Images and their references (spec/rest-sessions.md §4.4)."""
+
+import math
+import re
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+
+import msgspec
+
+from roost.wire.errors import ImageNotFound, InvalidParameters
+from roost.wire.sandboxes import Interpreter
+
+TAG = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9-._]*[A-Za-z0-9])?", re.ASCII)
+
+
+class Image(msgspec.Struct, frozen=True, kw_only=True):
+    """What a session sees as its system: this machine's own, with one of its interpreters."""
+
+    reference: str
+    """Canonical."""
+    aliases: tuple[str, ...] = ()
+    architecture: str
+    interpreter: Interpreter
+    minimum: Mapping[str, float] = MappingProxyType({"cpu": 1, "mem": 128 << 20})
+    maximum: Mapping[str, float] = MappingProxyType({"cpu": math.inf, "mem": math.inf})
+    default: Mapping[str, float] = MappingProxyType({"cpu": 1, "mem": 1 << 30})
+
+
+def host_images(interpreters: Iterable[Interpreter], architecture: str) -> list[Image]:
+    """An image `language:version` for each interpreter; the first of a language is also plain `language`."""
+    images: list[Image] = []
+    named: set[str] = set()
+    for interpreter in interpreters:
+        language = interpreter.language
+        aliases = () if language in named else (language, f"{language}:latest")
+        named.add(language)
+        reference = f"{language}:{interpreter.version}"
+        images.append(Image(reference=reference, aliases=aliases, architecture=architecture, interpreter=interpreter))
+    return images
+
+
+def find_image(reference: str, images: Iterable[Image], architecture: str | None = None) -> Image:
+    """The image of a reference or alias, for this architecture if one is named.
+
+    Raises:
+        InvalidParameters: the tag is malformed.
+        ImageNotFound: there is none; the hint names those that are there.
+    """
+    known = list(images)
+    _, colon, tag = reference.rpartition(":")
+    if colon and not TAG.fullmatch(tag):
+        raise InvalidParameters(f"not an image reference: {reference!r}", hint="registry/repository:tag")
+    for image in known:
+        if reference == image.reference or reference in image.aliases:
+            if architecture is None or _architecture(architecture) == image.architecture:
+                return image
+            raise ImageNotFound(f"there is no image {reference!r} for {architecture}")
+    names = ", ".join(image.reference for image in known) or "none"
+    raise ImageNotFound(f"there is no image {reference!r}", hint=f"the images here are {names}")
+
+
+def _architecture(name: str) -> str:
+    return {"amd64": "x86_64", "x64": "x86_64", "arm64": "aarch64"}.get(name.lower(), name.lower())

@@ -1,0 +1,1 @@
+"""REST and SSE: translate, call a service, translate back."""

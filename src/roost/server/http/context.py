@@ -1,0 +1,61 @@
+"""What every handler needs of its request: the platform, the caller, the session."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+import orjson
+from aiohttp import web
+
+from roost.server.auth.base import Caller
+from roost.server.domain.sessions import Session
+from roost.server.services.platform import Platform
+from roost.wire.versions import parse_version
+
+PLATFORM = web.AppKey("platform", Platform)
+CALLER = web.RequestKey("caller", Caller)
+VERSION = web.RequestKey("version", str)
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+H = TypeVar("H", bound=Handler)
+
+_PUBLIC: set[Handler] = set()
+
+
+def public(handler: H) -> H:
+    """Mark a handler that needs no credentials."""
+    _PUBLIC.add(handler)
+    return handler
+
+
+def is_public(handler: Any) -> bool:
+    return handler in _PUBLIC
+
+
+def platform_of(request: web.Request) -> Platform:
+    return request.app[PLATFORM]
+
+
+def caller_of(request: web.Request) -> Caller:
+    return request[CALLER]
+
+
+def version_of(request: web.Request) -> tuple[int, str]:
+    """The API version that the request speaks."""
+    return parse_version(request[VERSION])
+
+
+async def owner_of(request: web.Request, access_key: str | None = None) -> Caller:
+    """Whom the request acts for: named in the query first, then by a parameter, else the caller."""
+    named = request.query.get("owner_access_key") or access_key
+    return await platform_of(request).keys.owner(caller_of(request), named)
+
+
+async def session_of(request: web.Request, access_key: str | None = None, *, dead_too: bool = False) -> Session:
+    """The session that the path names."""
+    owner = await owner_of(request, access_key)
+    return await platform_of(request).sessions.find(owner, request.match_info["ref"], dead_too=dead_too)
+
+
+def answer(body: Any, status: int = 200) -> web.Response:
+    """A JSON answer."""
+    return web.Response(status=status, body=orjson.dumps(body), content_type="application/json", charset="utf-8")

@@ -1,0 +1,89 @@
+"""Files over REST (spec/rest-sessions.md §9 to §11)."""
+
+import re
+from typing import Any
+from urllib.parse import unquote
+
+import msgspec
+import orjson
+from aiohttp import BodyPartReader, MultipartWriter, hdrs, web
+from multidict import CIMultiDict
+
+from roost.server.http.context import answer, platform_of, session_of, version_of
+from roost.server.http.params import Download, DownloadSingle, FileList, read_params
+from roost.server.services.files import MAX_BYTES, MAX_FILES_UP
+from roost.wire.errors import FileNotFoundInSession, InvalidParameters
+
+_EXTENDED_NAME = re.compile(r"filename\*\s*=", re.IGNORECASE)
+
+
+async def upload(request: web.Request) -> web.Response:
+    """`POST …/upload`: a form whose parts are files."""
+    session = await session_of(request)
+    await platform_of(request).files.upload(session, await _read_form(request))
+    return web.Response(status=204)
+
+
+async def download(request: web.Request) -> web.Response:
+    """`GET …/download`: a tar of each path."""
+    params = await read_params(request, Download)
+    session = await session_of(request, params.owner_access_key)
+    writer = MultipartWriter("mixed")
+    for archive in await platform_of(request).files.archives(session, params.files):
+        headers = CIMultiDict({hdrs.CONTENT_TYPE: "application/octet-stream", hdrs.CONTENT_ENCODING: "identity"})
+        writer.append(archive, headers)
+    return web.Response(body=writer)
+
+
+async def download_single(request: web.Request) -> web.Response:
+    """`GET …/download_single`: the bare file, or for clients before API version 7 a tar of it."""
+    params = await read_params(request, DownloadSingle)
+    session = await session_of(request, params.owner_access_key)
+    files = platform_of(request).files
+    if version_of(request) >= (7, ""):
+        content = await files.read(session, params.file)
+    else:
+        [content] = await files.archives(session, [params.file])
+    return web.Response(body=content, content_type="application/octet-stream")
+
+
+async def list_files(request: web.Request) -> web.Response:
+    """`GET …/files`: the entries as JSON inside of JSON."""
+    params = await read_params(request, FileList)
+    session = await session_of(request, params.owner_access_key)
+    try:
+        entries: Any = [msgspec.to_builtins(one) for one in await platform_of(request).files.list(session, params.path)]
+    except FileNotFoundInSession as error:
+        return answer({"files": "", "errors": error.message, "abspath": params.path})
+    return answer({"files": orjson.dumps(entries).decode(), "errors": "", "abspath": params.path})
+
+
+async def _read_form(request: web.Request) -> list[tuple[str, bytes]]:
+    if not request.content_type.startswith("multipart/"):
+        raise InvalidParameters("the body is not a form", hint="send multipart/form-data, one part for each file")
+    files: list[tuple[str, bytes]] = []
+    try:
+        async for part in await request.multipart():
+            if not isinstance(part, BodyPartReader):
+                raise InvalidParameters("a part of the form is a form itself")
+            if len(files) == MAX_FILES_UP:
+                raise InvalidParameters("too many files at once", hint=f"send at most {MAX_FILES_UP}")
+            files.append((_name(part), await _read_part(part)))
+    except ValueError as error:
+        raise InvalidParameters(f"the form cannot be read: {error}") from error
+    return files
+
+
+async def _read_part(part: BodyPartReader) -> bytes:
+    content = bytearray()
+    while chunk := await part.read_chunk(1 << 16):
+        content += chunk
+        if len(content) >= MAX_BYTES:
+            raise InvalidParameters(f"{_name(part)} is too large", hint=f"each file must be below {MAX_BYTES} bytes")
+    return bytes(part.decode(bytes(content)))
+
+
+def _name(part: BodyPartReader) -> str:
+    """The file's name, percent-decoded exactly once: `filename*` comes decoded, `filename` does not (§11)."""
+    name = part.filename or ""
+    return name if _EXTENDED_NAME.search(part.headers.get(hdrs.CONTENT_DISPOSITION, "")) else unquote(name)

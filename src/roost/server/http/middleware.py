@@ -1,0 +1,88 @@
+"""What happens around every handler: errors become problems, versions are checked, callers are recognised."""
+
+import structlog
+from aiohttp import hdrs, web
+
+from roost.server.auth.base import Presented
+from roost.server.http.context import CALLER, VERSION, Handler, is_public, platform_of
+from roost.server.http.problems import problem, problem_of
+from roost.wire.errors import NotAuthenticated, RoostError
+from roost.wire.versions import ACCEPTED_VERSIONS
+
+NO_LIMIT = 2_147_483_647
+"""What an administrator's rate limit is shown as."""
+WINDOW_S = 900
+UNAUTHORIZED_LIMIT = 1000
+VERSION_IF_SILENT = "v5.20191215"
+"""What a request without a version header speaks (spec/auth.md §1.3)."""
+
+log = structlog.get_logger(__name__)
+
+
+@web.middleware
+async def answer_problems(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Answer every error with a problem document."""
+    try:
+        return await handler(request)
+    except RoostError as error:
+        doing = "kernel-destruction-failed" if request.method == hdrs.METH_DELETE else "kernel-execution-failed"
+        return problem_of(error, doing=doing)
+    except web.HTTPNotFound:
+        return problem("generic-not-found", "There is no such path.", msg=f"no such path: {request.path}")
+    except web.HTTPMethodNotAllowed as error:
+        allowed = ", ".join(sorted(error.allowed_methods))
+        refused = problem("method-not-allowed", "This path has no such method.", hint=f"it has {allowed}")
+        refused.headers[hdrs.ALLOW] = allowed
+        return refused
+    except web.HTTPException as error:
+        return problem("generic-bad-request", "The request cannot be handled.", msg=error.reason)
+    except ConnectionError:
+        raise  # the client is gone: there is nobody to answer
+    except Exception:  # the last border: the client gets an answer, and we a record
+        log.exception("request.failed", method=request.method, path=request.path)
+        return problem("internal-server-error", "Something went wrong in the server.", hint="its log says what")
+
+
+@web.middleware
+async def check_version(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Refuse API versions that we do not speak."""
+    headers = request.headers
+    version = headers.get("X-BackendAI-Version") or headers.get("X-Sorna-Version") or VERSION_IF_SILENT
+    if version not in ACCEPTED_VERSIONS:
+        return problem(
+            "generic-bad-request",
+            "This API version is not supported.",
+            msg=f"unsupported API version {version!r:.80}",
+            hint=f"the versions here are {', '.join(ACCEPTED_VERSIONS)}",
+        )
+    request[VERSION] = version
+    return await handler(request)
+
+
+@web.middleware
+async def authenticate(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Find out who is calling, where the handler wants to know."""
+    if request.match_info.http_exception is None and not is_public(request.match_info.handler):
+        presented = Presented(
+            method=request.method,
+            target=request.raw_path,
+            headers=request.headers,
+            scheme=request.scheme,
+            version=request[VERSION],
+        )
+        for authenticator in platform_of(request).authenticators:
+            caller = await authenticator.authenticate(presented)
+            if caller is not None:
+                request[CALLER] = caller
+                break
+        else:
+            raise NotAuthenticated("no credentials were sent", hint="sign the request, or send a bearer token")
+    return await handler(request)
+
+
+async def add_headers(request: web.Request, response: web.StreamResponse) -> None:
+    """The headers that every response carries (spec/auth.md §1.1, §3)."""
+    limit = NO_LIMIT if CALLER in request else UNAUTHORIZED_LIMIT
+    response.headers["Server"] = "BackendAI"
+    response.headers["X-RateLimit-Limit"] = response.headers["X-RateLimit-Remaining"] = str(limit)
+    response.headers["X-RateLimit-Window"] = str(WINDOW_S)

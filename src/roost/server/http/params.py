@@ -1,0 +1,227 @@
+"""What requests may say, and how what is wrong with them is told (spec/rest-sessions.md §1.2, §4)."""
+
+import re
+from typing import Annotated, Any, Literal, TypeVar
+
+import orjson
+from aiohttp import web
+from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from roost.wire.errors import InvalidParameters
+from roost.wire.ids import SESSION_NAME
+
+M = TypeVar("M", bound=BaseModel)
+
+_TRUE = {"1", "t", "true", "y", "yes", "on"}
+_FALSE = {"0", "f", "false", "n", "no", "off"}
+
+
+def _boolish(value: Any) -> Any:
+    text = str(value).lower()
+    if text in _TRUE | _FALSE:
+        return text in _TRUE
+    raise ValueError("not a boolean")
+
+
+def _session_name(value: Any) -> Any:
+    if not isinstance(value, str) or not SESSION_NAME.fullmatch(value):
+        raise ValueError("must be 4 to 64 letters, digits and underscores, with dots and hyphens inside")
+    if value == "from-template":
+        raise ValueError("is reserved")
+    return value
+
+
+def _integer(value: Any) -> Any:
+    if isinstance(value, str) and re.fullmatch(r"-?\d{1,18}", value, re.ASCII):
+        return int(value)
+    return value
+
+
+Boolish = Annotated[bool, BeforeValidator(_boolish)]
+Integer = Annotated[int, BeforeValidator(_integer)]
+SessionName = Annotated[str, BeforeValidator(_session_name)]
+
+
+class Params(BaseModel):
+    """Parameters of one endpoint; keys that it does not know are refused."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, loc_by_alias=False)
+
+
+class NoParams(Params):
+    """An endpoint without parameters of its own."""
+
+    owner_access_key: str | None = None
+
+
+class CreationConfig(Params):
+    """`config` of a creation (§4.2)."""
+
+    mounts: list[str] | None = None
+    environ: dict[str, str] | None = None
+    cluster_size: Integer | None = Field(
+        default=None, ge=1, validation_alias=AliasChoices("clusterSize", "cluster_size")
+    )
+    scaling_group: str | None = Field(default=None, validation_alias=AliasChoices("scalingGroup", "scaling_group"))
+    resources: dict[str, Any] | None = None
+    resource_opts: dict[str, Any] | None = Field(
+        default=None, validation_alias=AliasChoices("resourceOpts", "resource_opts")
+    )
+    mount_map: dict[str, str] | None = Field(default=None, validation_alias=AliasChoices("mountMap", "mount_map"))
+    preopen_ports: list[Annotated[int, BeforeValidator(_integer), Field(ge=1024, le=65535)]] | None = Field(
+        default=None, validation_alias=AliasChoices("preopenPorts", "preopen_ports")
+    )
+    agent_list: list[str] | None = Field(default=None, validation_alias=AliasChoices("agentList", "agent_list"))
+
+
+class Creation(Params):
+    """`POST /session` (§4.1)."""
+
+    session_name: SessionName = Field(validation_alias=AliasChoices("name", "clientSessionToken", "session_name"))
+    image: str = Field(validation_alias=AliasChoices("image", "lang"))
+    type: Literal["interactive", "batch", "inference"] = Field(
+        default="interactive", validation_alias=AliasChoices("type", "sessionType")
+    )
+    group: str = Field(default="default", validation_alias=AliasChoices("group", "groupName", "group_name"))
+    domain: str = Field(default="default", validation_alias=AliasChoices("domain", "domainName", "domain_name"))
+    cluster_size: Integer = Field(default=1, ge=1, validation_alias=AliasChoices("cluster_size", "clusterSize"))
+    cluster_mode: Literal["single-node", "multi-node"] = Field(
+        default="single-node", validation_alias=AliasChoices("cluster_mode", "clusterMode")
+    )
+    config: CreationConfig = CreationConfig()
+    tag: str | None = Field(default=None, max_length=64)
+    enqueue_only: Boolish = Field(default=False, validation_alias=AliasChoices("enqueueOnly", "enqueue_only"))
+    max_wait_seconds: Integer = Field(
+        default=0, ge=0, validation_alias=AliasChoices("maxWaitSeconds", "max_wait_seconds")
+    )
+    starts_at: str | None = Field(default=None, validation_alias=AliasChoices("starts_at", "startsAt"))
+    reuse: Boolish = Field(default=True, validation_alias=AliasChoices("reuseIfExists", "reuse"))
+    startup_command: str | None = Field(
+        default=None, validation_alias=AliasChoices("startupCommand", "startup_command")
+    )
+    bootstrap_script: str | None = Field(
+        default=None, validation_alias=AliasChoices("bootstrap_script", "bootstrapScript")
+    )
+    owner_access_key: str | None = None
+    dependencies: list[str] | None = None
+    callback_url: str | None = Field(
+        default=None, validation_alias=AliasChoices("callback_url", "callbackUrl", "callbackURL")
+    )
+    architecture: str | None = Field(default=None, validation_alias=AliasChoices("arch", "architecture"))
+
+
+class Destruction(Params):
+    """`DELETE /session/{ref}` (§8.2)."""
+
+    forced: Boolish = False
+    recursive: Boolish = False
+    owner_access_key: str | None = None
+
+
+class Listing(Params):
+    """`GET /session`: states between commas, or `all`; the live ones if nothing is said."""
+
+    status: str | None = None
+    owner_access_key: str | None = None
+
+
+class RunOptions(Params):
+    """Of one run."""
+
+    echo: bool = True
+
+
+class RunStart(Params):
+    """`POST /session/{ref}/runs`."""
+
+    code: str
+    run_id: str | None = None
+    mode: str = "query"
+    options: RunOptions = RunOptions()
+
+
+class Answer(Params):
+    """`POST …/runs/{run}/input`."""
+
+    prompt: int | None = None
+    text: str | None = None
+    eof: bool = False
+
+
+class FileList(Params):
+    """`GET …/files`."""
+
+    path: str = "."
+    owner_access_key: str | None = None
+
+
+class Download(Params):
+    """`GET …/download`."""
+
+    files: list[str]
+    owner_access_key: str | None = None
+
+
+class DownloadSingle(Params):
+    """`GET …/download_single`."""
+
+    file: str
+    owner_access_key: str | None = None
+
+
+async def read_params(request: web.Request, model: type[M]) -> M:
+    """The parameters of a request: the JSON object in its body if it has one, else its query.
+
+    Raises:
+        InvalidParameters: with one message for each parameter in `data`.
+    """
+    raw = await request.read()
+    return check(await read_json(request) if raw else _query(request, model), model)
+
+
+def check(values: Any, model: type[M]) -> M:
+    """Check what was given against a model.
+
+    Raises:
+        InvalidParameters: with one message for each parameter in `data`.
+    """
+    if not isinstance(values, dict):
+        raise InvalidParameters("the parameters must be a JSON object")
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise InvalidParameters("validation failed", data=_told(error)) from None
+
+
+async def read_json(request: web.Request) -> Any:
+    """The body as JSON.
+
+    Raises:
+        InvalidParameters: it is none.
+    """
+    try:
+        return orjson.loads(await request.read())
+    except orjson.JSONDecodeError as error:
+        raise InvalidParameters(f"the body is not JSON: {error}") from None
+
+
+def _query(request: web.Request, model: type[BaseModel]) -> dict[str, Any]:
+    lists = {name for name, field in model.model_fields.items() if "list" in str(field.annotation)}
+    return {key: request.query.getall(key) if key in lists else request.query[key] for key in request.query}
+
+
+def _told(error: ValidationError) -> dict[str, Any]:
+    told: dict[str, Any] = {}
+    for fault in error.errors(include_url=False):
+        *path, last = [str(part) for part in fault["loc"]] or ["parameters"]
+        place = told
+        for part in path:
+            inner = place.setdefault(part, {})
+            if not isinstance(inner, dict):
+                inner = place[part] = {"": inner}
+            place = inner
+        place[last] = _MESSAGES.get(fault["type"]) or fault["msg"].removeprefix("Value error, ")
+    return told
+
+
+_MESSAGES = {"missing": "required", "extra_forbidden": "not an allowed key"}

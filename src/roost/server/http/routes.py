@@ -1,0 +1,48 @@
+"""Every path that the server answers."""
+
+from aiohttp import web
+
+from roost.server.http import execute, files, root, runs, sessions
+from roost.server.http.context import PLATFORM
+from roost.server.http.middleware import add_headers, answer_problems, authenticate, check_version
+from roost.server.services.platform import Platform
+
+MAX_BODY = 64 << 20
+
+
+def make_web_app(platform: Platform) -> web.Application:
+    """The web application over a platform."""
+    app = web.Application(middlewares=[answer_problems, check_version, authenticate], client_max_size=MAX_BODY)
+    app[PLATFORM] = platform
+    app.on_response_prepare.append(add_headers)
+    app.add_routes([web.get("/", root.get_root), web.get("/healthz", root.get_health)])
+    for prefix in ("/session", "/kernel"):  # clients before API version 5 say kernel
+        app.add_routes(_session_routes(prefix))
+    return app
+
+
+def _session_routes(prefix: str) -> list[web.RouteDef]:
+    one = f"{prefix}/{{ref}}"
+    run = f"{one}/runs/{{run}}"
+    return [
+        web.post(prefix, sessions.create_session),
+        web.post(f"{prefix}/_/create", sessions.create_session),
+        web.get(prefix, sessions.list_sessions),
+        web.get(one, sessions.get_session),
+        web.delete(one, sessions.destroy_session),
+        web.post(one, execute.execute),
+        web.post(f"{one}/interrupt", execute.interrupt),
+        web.get(f"{one}/logs", sessions.get_logs),
+        web.get(f"{one}/history", sessions.get_history),
+        web.post(f"{one}/upload", files.upload),
+        web.get(f"{one}/download", files.download),
+        web.post(f"{one}/download", files.download),
+        web.get(f"{one}/download_single", files.download_single),
+        web.get(f"{one}/files", files.list_files),
+        web.post(f"{one}/runs", runs.start_run),
+        web.get(f"{one}/runs", runs.list_runs),
+        web.get(run, runs.get_run),
+        web.get(f"{run}/events", runs.stream_events),
+        web.post(f"{run}/input", runs.answer_prompt),
+        web.post(f"{run}/interrupt", runs.interrupt_run),
+    ]

@@ -1,0 +1,87 @@
+"""Runs and their events: our own endpoints (docs/protocol/http.md)."""
+
+import orjson
+from aiohttp import web
+
+from roost.server.http.context import answer, platform_of, session_of
+from roost.server.http.params import Answer, RunStart, check, read_json
+from roost.server.http.views import run_view
+from roost.wire.errors import InvalidParameters
+from roost.wire.runs import Event, EventKind
+
+KEEP_ALIVE_S = 15.0
+"""A stream that has nothing to say for so long says that it lives."""
+
+
+async def start_run(request: web.Request) -> web.Response:
+    """`POST …/runs`: 201, or 200 where the run exists with the same code."""
+    params = check(await read_json(request), RunStart)
+    session = await session_of(request)
+    run = await platform_of(request).runs.start(
+        session, params.code, run_id=params.run_id, mode=params.mode, echo=params.options.echo
+    )
+    return answer({"run_id": run.run_id, "state": run.state.value}, 201 if run.created else 200)
+
+
+async def list_runs(request: web.Request) -> web.Response:
+    """`GET …/runs`, oldest first."""
+    session = await session_of(request, dead_too=True)
+    return answer([run_view(run) for run in await platform_of(request).runs.list(session)])
+
+
+async def get_run(request: web.Request) -> web.Response:
+    """`GET …/runs/{run}`"""
+    session = await session_of(request, dead_too=True)
+    return answer(run_view(await platform_of(request).runs.get(session, request.match_info["run"])))
+
+
+async def answer_prompt(request: web.Request) -> web.Response:
+    """`POST …/runs/{run}/input`: a line, or end-of-file."""
+    params = check(await read_json(request), Answer)
+    if params.eof == (params.text is not None):
+        raise InvalidParameters("send either `text` or `eof: true`")
+    session = await session_of(request)
+    await platform_of(request).runs.feed(session, request.match_info["run"], prompt=params.prompt, text=params.text)
+    return web.Response(status=204)
+
+
+async def interrupt_run(request: web.Request) -> web.Response:
+    """`POST …/runs/{run}/interrupt`"""
+    session = await session_of(request)
+    outcome = await platform_of(request).runs.interrupt(session, request.match_info["run"])
+    return answer({"outcome": outcome.value})
+
+
+async def stream_events(request: web.Request) -> web.StreamResponse:
+    """`GET …/runs/{run}/events?after=N`: server-sent events up to the run's end; `id:` is the seq."""
+    after = _after(request)
+    session = await session_of(request, dead_too=True)
+    runs, run_id = platform_of(request).runs, request.match_info["run"]
+    await runs.get(session, run_id)  # an unknown run is a problem document, not a broken stream
+    response = web.StreamResponse(headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
+    response.content_type = "text/event-stream"
+    await response.prepare(request)
+    while True:
+        page = await runs.read(session, run_id, after=after, wait_s=KEEP_ALIVE_S)
+        if page.events:
+            await response.write(b"".join(_message(event) for event in page.events))
+            after = page.events[-1].seq
+            if page.events[-1].kind is EventKind.END:
+                break
+        elif page.run.end is not None and page.run.last_seq <= after:
+            break
+        else:
+            await response.write(b": still here\n\n")
+    await response.write_eof()
+    return response
+
+
+def _after(request: web.Request) -> int:
+    text = request.query.get("after") or request.headers.get("Last-Event-ID") or "0"
+    if not (text.isascii() and text.isdigit() and len(text) < 19):
+        raise InvalidParameters(f"after must be a sequence number, not {text!r:.40}")
+    return int(text)
+
+
+def _message(event: Event) -> bytes:
+    return b"id: %d\nevent: %s\ndata: %s\n\n" % (event.seq, event.kind.value.encode(), orjson.dumps(event.data))

@@ -1,0 +1,121 @@
+"""Sessions over REST (spec/rest-sessions.md §4, §8; docs/protocol/http.md)."""
+
+from aiohttp import web
+
+from roost.server.http.context import answer, owner_of, platform_of, session_of, version_of
+from roost.server.http.params import Creation, Destruction, Listing, NoParams, read_params
+from roost.server.http.views import happening_view, info_view, session_view, stats_view
+from roost.server.services.sessions import Created, Wanted
+from roost.wire.errors import FolderNotFound, InvalidParameters, LimitExceeded
+from roost.wire.sessions import SessionState
+
+
+async def create_session(request: web.Request) -> web.Response:
+    """`POST /session`"""
+    params = await read_params(request, Creation)
+    owner = await owner_of(request, params.owner_access_key)
+    _refuse_what_is_not_here(params, version_of(request))
+    config = params.config
+    wanted = Wanted(
+        name=params.session_name,
+        image=params.image,
+        architecture=params.architecture,
+        resources=config.resources or {},
+        resource_opts=config.resource_opts or {},
+        environ=config.environ or {},
+        tag=params.tag,
+        domain=params.domain,
+        group=params.group,
+        reuse=params.reuse,
+        enqueue_only=params.enqueue_only,
+        max_wait_s=params.max_wait_seconds or None,
+    )
+    created = await platform_of(request).sessions.create(owner, wanted)
+    return answer(_creation_view(created, version_of(request)), 201 if created.created else 200)
+
+
+async def list_sessions(request: web.Request) -> web.Response:
+    """`GET /session`: the owner's sessions, newest first."""
+    params = await read_params(request, Listing)
+    owner = await owner_of(request)
+    found = await platform_of(request).sessions.list(owner, _states(params.status))
+    return answer([session_view(session) for session in found])
+
+
+async def get_session(request: web.Request) -> web.Response:
+    """`GET /session/{ref}`"""
+    owner = await owner_of(request)
+    platform = platform_of(request)
+    session = await platform.sessions.find(owner, request.match_info["ref"])
+    runs = len(await platform.runs.list(session))
+    return answer(info_view(session, user_id=owner.user_id, domain=owner.domain, runs=runs))
+
+
+async def destroy_session(request: web.Request) -> web.Response:
+    """`DELETE /session/{ref}`"""
+    params = await read_params(request, Destruction)
+    session = await session_of(request, params.owner_access_key)
+    stats = stats_view(session, await platform_of(request).sessions.destroy(session, forced=params.forced))
+    return answer([{"stats": stats}] if params.recursive else {"stats": stats})
+
+
+async def get_history(request: web.Request) -> web.Response:
+    """`GET /session/{ref}/history`: what happened to a session, live or not."""
+    session = await session_of(request, dead_too=True)
+    return answer([happening_view(one) for one in await platform_of(request).sessions.history(session)])
+
+
+async def get_logs(request: web.Request) -> web.Response:
+    """`GET /session/{ref}/logs`: what its programs wrote; also after its end."""
+    params = await read_params(request, NoParams)
+    session = await session_of(request, params.owner_access_key, dead_too=True)
+    return answer({"result": {"logs": await platform_of(request).runs.log_text(session)}})
+
+
+def _refuse_what_is_not_here(params: Creation, version: tuple[int, str]) -> None:
+    """Say no to what this server does not do, rather than drop it silently."""
+    config = params.config
+    if config.cluster_size is not None and version >= (6, ""):
+        raise InvalidParameters("validation failed", data={"config": {"cluster_size": "not an allowed key"}})
+    if max(params.cluster_size, config.cluster_size or 1) > 1:
+        raise LimitExceeded("a session has one container here", hint="leave the cluster size at 1")
+    if folders := [*(config.mounts or ()), *(config.mount_map or ())]:
+        raise FolderNotFound(f"there are no folders {', '.join(folders)}", data=folders)
+    asked = {
+        "type": params.type if params.type != "interactive" else None,
+        "starts_at": params.starts_at,
+        "startup_command": params.startup_command,
+        "bootstrap_script": params.bootstrap_script,
+        "dependencies": params.dependencies,
+        "callback_url": params.callback_url,
+        "config.scaling_group": config.scaling_group if config.scaling_group != "default" else None,
+        "config.preopen_ports": config.preopen_ports,
+        "config.agent_list": config.agent_list,
+    }
+    for name, value in asked.items():
+        if value:
+            raise InvalidParameters(f"{name} is not available on this server", hint=f"leave {name} out")
+
+
+def _creation_view(created: Created, version: tuple[int, str]) -> dict[str, object]:
+    session = created.session
+    status = "TIMEOUT" if created.timed_out else session.state.value
+    names: dict[str, object] = {"sessionId": session.id, "sessionName": session.name}
+    if version < (5, ""):
+        names = {"kernelId": session.name, **names}
+    view = names | {"status": status, "servicePorts": [], "service_ports": [], "created": created.created}
+    if session.reason is not None:
+        view["reason"] = session_view(session)["reason"]
+    return view
+
+
+def _states(text: str | None) -> list[SessionState]:
+    if text is None:
+        return [state for state in SessionState if state.is_live]
+    if text == "all":
+        return list(SessionState)
+    try:
+        return [SessionState(name.strip().upper()) for name in text.split(",")]
+    except ValueError:
+        names = ", ".join(SessionState)
+        raise InvalidParameters(f"not a status: {text!r}", hint=f"`all`, or some of {names}") from None

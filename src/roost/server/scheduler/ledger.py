@@ -1,0 +1,175 @@
+"""Sessions as they are written down: each change is one guarded write, told on the bus after its commit."""
+
+import time
+from typing import Any
+
+from roost.server.domain.sessions import Happening, Session
+from roost.server.domain.times import iso
+from roost.server.events.base import EventBus
+from roost.server.store import sessions as rows
+from roost.server.store.base import Store
+from roost.wire.errors import AmbiguousSession, SessionNotFound
+from roost.wire.reasons import Reason
+from roost.wire.sessions import SessionState
+
+QUEUE = "queue"
+"""The topic of everything that may let a waiting session start."""
+
+
+def topic_of(session_id: str) -> str:
+    """The topic of one session's changes."""
+    return f"session:{session_id}"
+
+
+class Ledger:
+    """Reads and changes sessions. Running sessions are remembered, so that a run costs no look-up in the store."""
+
+    def __init__(self, store: Store, bus: EventBus) -> None:
+        self._store = store
+        self._bus = bus
+        self._running: dict[tuple[str, str], Session] = {}
+        """Running sessions by owner and by name and id"""
+
+    async def open(self) -> None:
+        """Remember what runs. Only here and in `move`, so that no late answer brings back an older state."""
+        for session in await self.in_states(SessionState.RUNNING):
+            self._remember(session)
+
+    async def create(self, session: Session) -> None:
+        """Write a new session.
+
+        Raises:
+            SessionAlreadyExists: its owner has a live session of this name.
+        """
+        happening = Happening(at=session.created_at, code="session-enqueued", sentence="the session was asked for")
+        await self._store.write(lambda c: rows.insert(c, session, happening))
+        await self._bus.publish(QUEUE)
+
+    async def move(
+        self,
+        session: Session,
+        *states: SessionState,
+        happening: tuple[str, str],
+        reason: Reason | None = None,
+        **changes: Any,
+    ) -> Session:
+        """Bring a session through states into the last of them, in one write.
+
+        Args:
+            happening: code and sentence for the session's history.
+
+        Raises:
+            Conflict: there is no such step, or the session has changed since it was read.
+        """
+        code, sentence = happening
+        hint = reason.hint if reason is not None else None
+        entry = Happening(at=time.time(), code=code, sentence=sentence, hint=hint)
+        *through, last = states
+
+        def work(connection: Any) -> Session:
+            moved = session
+            for state in through:
+                passing = Happening(at=entry.at, code=f"session-{state.lower()}", sentence=_PASSING[state])
+                moved = rows.move(connection, moved, state, passing)
+            return rows.move(connection, moved, last, entry, reason=reason, **changes)
+
+        try:
+            moved = await self._store.write(work)
+        finally:
+            self._forget(session)
+        self._remember(moved)
+        await self._bus.publish(topic_of(session.id))
+        if not moved.state.is_live:
+            await self._bus.publish(QUEUE)
+        return moved
+
+    async def explain(self, session: Session, reason: Reason, status_data: dict[str, Any]) -> Session:
+        """Write down why a session stays in its state; once for each new reason."""
+        is_new = session.reason != reason
+        entry = Happening(at=time.time(), code=reason.code, sentence=reason.sentence, hint=reason.hint)
+
+        def work(connection: Any) -> Session:
+            explained = rows.update(connection, session, reason=reason, status_data=status_data)
+            if is_new:
+                rows.record(connection, session.id, entry)
+            return explained
+
+        explained = await self._store.write(work)
+        await self._bus.publish(topic_of(session.id))
+        return explained
+
+    async def find(self, access_key: str, reference: str, *, dead_too: bool = False) -> Session:
+        """The one session of an owner that a reference names (spec/rest-sessions.md §2).
+
+        Args:
+            dead_too: also the newest ended session, if no live one is meant.
+
+        Raises:
+            SessionNotFound: there is none.
+            AmbiguousSession: it is the beginning of several.
+        """
+        known = self._running.get((access_key, reference))
+        if known is not None:
+            return known
+        found = await self._store.read(lambda c: rows.matching(c, access_key, reference))
+        if not found and dead_too:
+            ended = (SessionState.TERMINATED, SessionState.CANCELLED)
+            found = await self._store.read(lambda c: rows.matching(c, access_key, reference, ended))
+            # Names of ended sessions may be used again and again; the last of them is meant.
+            found = found[:1] if found and reference in (found[0].name, found[0].id) else found
+        if not found:
+            raise SessionNotFound(f"there is no session {reference!r}")
+        if len(found) > 1:
+            raise AmbiguousSession(
+                f"{reference!r} is the beginning of {len(found)} sessions", data={"matches": _matches(found)}
+            )
+        return found[0]
+
+    async def find_live_name(self, access_key: str, name: str) -> Session | None:
+        """The live session of exactly this name."""
+        found = await self._store.read(lambda c: rows.matching(c, access_key, name))
+        return next((session for session in found if session.name == name), None)
+
+    async def get(self, session_id: str) -> Session:
+        """A session by its id, live or not.
+
+        Raises:
+            SessionNotFound: there is none.
+        """
+        session = await self._store.read(lambda c: rows.get(c, session_id))
+        if session is None:
+            raise SessionNotFound(f"there is no session {session_id}")
+        return session
+
+    async def of_owner(self, access_key: str, states: list[SessionState]) -> list[Session]:
+        """All of one owner's sessions in these states, newest first."""
+        return await self._store.read(lambda c: rows.of_owner(c, access_key, states))
+
+    async def in_states(self, *states: SessionState) -> list[Session]:
+        """Everybody's sessions in these states, oldest first."""
+        return await self._store.read(lambda c: rows.in_states(c, states))
+
+    async def history(self, session_id: str) -> list[Happening]:
+        """What happened to a session, oldest first."""
+        return await self._store.read(lambda c: rows.history(c, session_id))
+
+    def _remember(self, session: Session) -> None:
+        if session.state is SessionState.RUNNING:
+            self._running[session.access_key, session.name] = session
+            self._running[session.access_key, session.id] = session
+
+    def _forget(self, session: Session) -> None:
+        self._running.pop((session.access_key, session.name), None)
+        self._running.pop((session.access_key, session.id), None)
+
+
+_PASSING = {
+    SessionState.SCHEDULED: "a node has room for it",
+    SessionState.TERMINATING: "it is being ended",
+}
+
+
+def _matches(found: list[Session]) -> list[dict[str, Any]]:
+    return [
+        {"id": one.id, "name": one.name, "status": one.state.value, "created_at": iso(one.created_at)} for one in found
+    ]

@@ -1,0 +1,300 @@
+"""Brings sessions to nodes and ends them there; `placement.py` decides, this acts.
+
+Nothing here is kept in memory alone: after a crash `open` compares what is written down with what the nodes
+have, and completes or undoes what was under way.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Coroutine
+from datetime import UTC, datetime
+from typing import Any
+
+import structlog
+
+from roost.engines.base import Bundle, Engine
+from roost.server.domain.sessions import Session, session_environ
+from roost.server.events.base import EventBus
+from roost.server.scheduler.ledger import QUEUE, Ledger
+from roost.server.scheduler.placement import Placement, Refusal, Waiting, place_next
+from roost.wire.agent import Agent
+from roost.wire.errors import AgentError, Conflict, Forbidden, NoCapacity, RoostError
+from roost.wire.reasons import Reason
+from roost.wire.sandboxes import SandboxEnded, SandboxSpec, SandboxStats
+from roost.wire.sessions import SessionState as S
+
+log = structlog.get_logger(__name__)
+
+_LOOK_AGAIN_S = 10.0
+"""The queue is woken by events; this bounds how long it waits where a look has failed."""
+
+_RESERVING = (S.SCHEDULED, S.PREPARING, S.RUNNING, S.TERMINATING, S.ERROR)
+
+
+class Scheduler:
+    """Owns every task that moves a session: one that empties the queue, one for each session on its way."""
+
+    def __init__(self, ledger: Ledger, engine: Engine, bus: EventBus) -> None:
+        self._ledger = ledger
+        self._engine = engine
+        self._bus = bus
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._ending: dict[str, asyncio.Task[SandboxStats]] = {}
+        self._tries: dict[str, int] = {}
+        self._gone_early: dict[str, SandboxEnded] = {}
+        """Sandboxes that went away before their sessions were written down as running"""
+
+    async def open(self) -> None:
+        """Reconcile the sessions with the nodes, then begin to work on the queue."""
+        await self._ledger.open()
+        for node in await self._engine.nodes():
+            await self._reconcile(node.node_id, await self._engine.agent(node.node_id))
+            self._spawn(self._watch_node(node.node_id), f"watch-{node.node_id}")
+        self._spawn(self._work_on_queue(), "queue")
+
+    async def aclose(self) -> None:
+        """Stop moving sessions; those that run go on."""
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    # From the queue to a running sandbox
+
+    async def _work_on_queue(self) -> None:
+        async with self._bus.subscribe(QUEUE) as changes:
+            while True:
+                try:
+                    while await self._place_one():
+                        pass
+                except Exception:  # one bad look must not stop the queue for good
+                    log.exception("queue.failed")
+                await changes.wait(_LOOK_AGAIN_S)
+
+    async def _place_one(self) -> bool:
+        """Give the first in the queue its node, or say why it has to wait; whether to look again."""
+        pending = await self._ledger.in_states(S.PENDING)
+        waiting = [Waiting(session_id=session.id, slots=session.spec.slots) for session in pending]
+        decision = place_next(waiting, await self._engine.nodes())
+        if decision is None:
+            return False
+        session = pending[0]
+        with contextlib.suppress(Conflict):  # it was cancelled meanwhile: the next look does not find it
+            match decision:
+                case Refusal(reason=reason):
+                    await self._refuse(session, reason)
+                    return False
+                case Placement(bundle=bundle):
+                    await self._prepare(session, bundle)
+        return True
+
+    async def _refuse(self, session: Session, reason: Reason) -> None:
+        tries = self._tries[session.id] = self._tries.get(session.id, 0) + 1
+        scheduler = {
+            "retries": tries,
+            "last_try": datetime.now(UTC).isoformat(),
+            "failed_predicates": [],
+            "passed_predicates": [],
+            "msg": reason.sentence,
+        }
+        await self._ledger.explain(session, reason, {"scheduler": scheduler})
+
+    async def _prepare(self, session: Session, bundle: Bundle) -> None:
+        try:
+            await self._engine.reserve(session.id, [bundle])
+        except NoCapacity as error:
+            await self._refuse(session, Reason(code="no-available-instances", sentence=error.message))
+            return
+        try:
+            session = await self._ledger.move(
+                session,
+                S.SCHEDULED,
+                S.PREPARING,
+                happening=("session-preparing", f"its sandbox is being launched on node {bundle.node_id}"),
+                node_id=bundle.node_id,
+                status_data={},
+            )
+        except BaseException:
+            await self._engine.release(session.id)
+            raise
+        self._tries.pop(session.id, None)
+        self._spawn(self._launch(session), f"launch-{session.id}")
+
+    async def _launch(self, session: Session) -> None:
+        agent = await self._agent(session)
+        spec = SandboxSpec(
+            session_id=session.id,
+            interpreter=session.spec.interpreter,
+            limits=session.spec.limits(),
+            runtime=session.spec.runtime,
+            min_rung=session.spec.min_rung,
+            environ=session_environ(session),
+        )
+        try:
+            info = await agent.launch(spec)
+        except Exception as error:  # noqa: BLE001 - whatever it was, nobody may wait for this session for ever
+            await self._give_up(session, error)
+            return
+        happening = ("session-started", f"it runs under {info.runtime}, isolation rung {info.isolation.rung}")
+        try:
+            await self._ledger.move(
+                session, S.RUNNING, happening=happening, isolation=info.isolation, started_at=info.launched_at
+            )
+        except Conflict:  # it was ended by force while it was launched
+            await agent.destroy(session.id)
+            return
+        if session.id in self._gone_early:
+            await self._on_ended(self._gone_early.pop(session.id))
+
+    async def _give_up(self, session: Session, error: Exception) -> None:
+        message = error.message if isinstance(error, RoostError) else repr(error)
+        hint = error.hint if isinstance(error, RoostError) else None
+        log.warning("session.failed_to_start", session_id=session.id, error=message)
+        self._gone_early.pop(session.id, None)
+        await self._engine.release(session.id)
+        name = type(error).__name__
+        details = {"src": "agent", "agent_id": session.node_id, "name": name, "repr": f"{name}({message!r})"}
+        with contextlib.suppress(Conflict):  # it was ended by force while it was launched
+            await self._cancel(session, message, hint, details)
+
+    async def _cancel(self, session: Session, message: str, hint: str | None, details: dict[str, Any]) -> None:
+        await self._ledger.move(
+            session,
+            S.CANCELLED,
+            happening=("session-cancelled", f"it failed to start: {message}"),
+            reason=Reason(code="failed-to-start", sentence=message, hint=hint),
+            status_data={"error": details},
+            ended_at=_now(),
+        )
+
+    # The ends
+
+    async def end(self, session: Session, reason: Reason, *, forced: bool = False) -> SandboxStats:
+        """End a session, whatever state it is in; once for all who ask at the same time.
+
+        Returns:
+            The counters of its sandbox, where it had one.
+
+        Raises:
+            Forbidden: it is being prepared, or is in error, and this is not forced.
+            AgentError: its node could not end it; the session is in `ERROR` then.
+        """
+        while session.state is S.PENDING:
+            try:
+                happening = ("session-cancelled", reason.sentence)
+                await self._ledger.move(session, S.CANCELLED, happening=happening, reason=reason, ended_at=_now())
+                return SandboxStats()
+            except Conflict:  # the queue was quicker: it said why the session waits, or gave it a node
+                session = await self._ledger.get(session.id)
+        if session.state in (S.SCHEDULED, S.PREPARING, S.ERROR) and not forced:
+            raise Forbidden(f"session {session.name} is {session.state}", hint="wait, or force it with `forced`")
+        task = self._ending.get(session.id)
+        if task is None:
+            task = self._spawn(self._end(session, reason), f"end-{session.id}")
+            self._ending[session.id] = task
+            task.add_done_callback(lambda _: self._ending.pop(session.id, None))
+        return await asyncio.shield(task)
+
+    async def _end(self, session: Session, reason: Reason) -> SandboxStats:
+        if session.state is S.RUNNING:
+            happening = ("session-terminating", reason.sentence)
+            session = await self._ledger.move(session, S.TERMINATING, happening=happening, reason=reason)
+        elif session.state in (S.SCHEDULED, S.PREPARING):
+            # Written down first: the launch that is under way sees it and undoes itself.
+            session = await self._terminated(session, reason)
+        try:
+            stats = await (await self._agent(session)).destroy(session.id)
+        except (RoostError, OSError) as error:
+            message = error.message if isinstance(error, RoostError) else str(error)
+            if session.state is S.TERMINATING:
+                sentence = f"its node could not end it: {message}"
+                await self._ledger.move(
+                    session,
+                    S.ERROR,
+                    happening=("session-error", sentence),
+                    reason=Reason(code="agent-error", sentence=sentence, hint="end it by force"),
+                    status_data={"error": {"src": "agent", "agent_id": session.node_id, "repr": repr(error)}},
+                )
+            raise AgentError(message) from error
+        await self._engine.release(session.id)
+        if session.state is not S.TERMINATED:
+            await self._terminated(session, reason)
+        return stats
+
+    async def _terminated(self, session: Session, reason: Reason, exit_code: int | None = None) -> Session:
+        return await self._ledger.move(
+            session,
+            S.TERMINATED,
+            happening=("session-terminated", f"it has ended: {reason.sentence}"),
+            reason=reason,
+            status_data={"kernel": {"exit_code": exit_code}, "session": {"status": "terminated"}},
+            ended_at=_now(),
+        )
+
+    async def _watch_node(self, node_id: str) -> None:
+        """Hear of sandboxes that went away by themselves."""
+        agent = await self._engine.agent(node_id)
+        async for ended in agent.ended():
+            try:
+                await self._on_ended(ended)
+            except RoostError as error:
+                log.warning("session.end_not_written", session_id=ended.session_id, error=error.message)
+
+    async def _on_ended(self, ended: SandboxEnded) -> None:
+        session = await self._ledger.get(ended.session_id)
+        if session.state in (S.SCHEDULED, S.PREPARING):
+            self._gone_early[session.id] = ended
+        elif session.state is S.RUNNING:
+            await self._terminated(session, ended.reason, ended.exit_code)
+            await self._engine.release(session.id)
+
+    # Recovery
+
+    async def _reconcile(self, node_id: str, agent: Agent) -> None:
+        """Known and alive, known and gone, unknown: compare what is written down with what the node has."""
+        alive = {info.session_id: info for info in await agent.sandboxes()}
+        lost = {ended.session_id: ended.reason for ended in await agent.lost()}
+        for session in await self._ledger.in_states(*_RESERVING):
+            if session.node_id != node_id:
+                continue
+            info = alive.pop(session.id, None)
+            if session.state is S.TERMINATING:
+                self._spawn(self._end(session, session.reason or _RESTARTED), f"end-{session.id}")
+            elif info is None and session.state is not S.ERROR:
+                await self._recover_lost(session, lost.get(session.id, _UNKNOWN_END))
+            else:
+                await self._engine.reserve(session.id, [Bundle(node_id=node_id, slots=session.spec.slots)])
+                if session.state in (S.SCHEDULED, S.PREPARING):
+                    self._spawn(self._launch(session), f"launch-{session.id}")  # answers with the sandbox there is
+        for session_id in alive:
+            log.warning("sandbox.unknown", session_id=session_id)
+            await agent.destroy(session_id)
+
+    async def _recover_lost(self, session: Session, reason: Reason) -> None:
+        if session.state is S.RUNNING:
+            await self._terminated(session, reason)
+            return
+        happening = ("session-requeued", "the server restarted while it was being prepared")
+        await self._ledger.move(session, S.PENDING, happening=happening, node_id=None)
+
+    async def _agent(self, session: Session) -> Agent:
+        assert session.node_id is not None
+        return await self._engine.agent(session.node_id)
+
+    def _spawn(self, work: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
+        task = asyncio.create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._on_done)
+        return task
+
+    def _on_done(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("task.failed", task=task.get_name(), error=repr(error))
+
+
+_UNKNOWN_END = Reason(code="self-terminated", sentence="its sandbox was gone when the server came back")
+_RESTARTED = Reason(code="user-requested", sentence="it was being ended when the server stopped")
+
+
+def _now() -> float:
+    return datetime.now(UTC).timestamp()

@@ -1,0 +1,201 @@
+"""Starting runs, answering their prompts, reading what they say."""
+
+import asyncio
+import time
+from typing import Any
+
+import msgspec
+
+from roost.engines.base import Engine
+from roost.server.domain.console import console_of, exit_code_of
+from roost.server.domain.sessions import Session
+from roost.wire.agent import Agent
+from roost.wire.errors import InvalidParameters, RunNotFound, SessionNotRunning
+from roost.wire.ids import RUN_ID, new_run_id
+from roost.wire.runs import SESSION_RUN, Event, EventKind, InterruptOutcome, Page, RunSpec, RunState, RunSummary
+from roost.wire.sessions import SessionState
+
+POLL_S = 2.0
+"""The longest that a poll waits (spec/execution.md §2.1)."""
+GATHER_S = 0.02
+"""How long a poll that has output goes on to gather more."""
+POLL_BYTES = 1 << 20
+LOG_BYTES = 1 << 20
+"""As much of a session's output as the logs endpoint answers with: the last of it."""
+
+
+class Polled(msgspec.Struct, frozen=True, kw_only=True):
+    """What one compatible poll answers."""
+
+    run_id: str
+    status: str
+    exit_code: int | None
+    options: dict[str, Any] | None
+    console: list[list[Any]]
+    seq: int
+    """The last event in it; deliver it, then say so with `Runs.delivered`."""
+
+
+class Runs:
+    """What can be done with the runs of a session."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._polls: dict[tuple[str, str], asyncio.Event] = {}
+        """The poll that waits on a run now; a newer one takes over."""
+
+    async def start(
+        self, session: Session, code: str, *, run_id: str | None = None, mode: str = "query", echo: bool = True
+    ) -> RunSummary:
+        """Accept a run (see `Agent.start`).
+
+        Raises:
+            InvalidParameters: the run id or mode is none.
+            SessionNotRunning: the session does not run, with the reason.
+        """
+        if mode != "query":
+            raise InvalidParameters(f"mode {mode!r} is not available here", hint="use `query`")
+        if run_id is not None and not RUN_ID.fullmatch(run_id):
+            raise InvalidParameters(
+                f"not a run id: {run_id!r:.100}", hint="1 to 64 letters, digits and `_ . : -`, or leave it to us"
+            )
+        agent = await self._running(session)
+        spec = RunSpec(run_id=run_id or new_run_id(), code=code, mode=mode, echo=echo)
+        return await agent.start(session.id, spec)
+
+    async def feed(self, session: Session, run_id: str, *, prompt: int | None, text: str | None) -> None:
+        """Answer a prompt (see `Agent.feed`)."""
+        await (await self._running(session)).feed(session.id, run_id, prompt=prompt, text=text)
+
+    async def interrupt(self, session: Session, run_id: str | None = None) -> InterruptOutcome:
+        """Interrupt a run, or whatever runs now."""
+        return await (await self._running(session)).interrupt(session.id, run_id)
+
+    async def list(self, session: Session) -> list[RunSummary]:
+        """The session's runs, oldest first."""
+        if session.node_id is None:
+            return []
+        return await (await self._agent(session)).runs(session.id)
+
+    async def get(self, session: Session, run_id: str) -> RunSummary:
+        """One run's summary.
+
+        Raises:
+            RunNotFound: there is no such run.
+        """
+        return (await self.read(session, run_id, after=0, max_bytes=0)).run
+
+    async def read(
+        self, session: Session, run_id: str, *, after: int, max_bytes: int = 1 << 18, wait_s: float = 0.0
+    ) -> Page:
+        """Events of a run (see `Agent.read`); of sessions that have ended too."""
+        if session.node_id is None:
+            raise RunNotFound(f"session {session.name} has had no runs")
+        agent = await self._agent(session)
+        return await agent.read(session.id, run_id, after=after, max_bytes=max_bytes, wait_s=wait_s)
+
+    async def poll(self, session: Session, run_id: str) -> Polled:
+        """The next part of a run for a compatible client, as soon as there is something worth an answer.
+
+        Answers at once on end or prompt; with other output after `GATHER_S` or `POLL_BYTES`; else after `POLL_S`.
+        A second poll of the same run takes over; the first is answered empty.
+        """
+        key = (session.id, run_id)
+        if (older := self._polls.get(key)) is not None:
+            older.set()
+        taken_over = self._polls[key] = asyncio.Event()
+        try:
+            return await self._gather(await self._agent(session), session.id, run_id, taken_over)
+        finally:
+            if self._polls.get(key) is taken_over:
+                del self._polls[key]
+
+    async def delivered(self, session: Session, polled: Polled) -> None:
+        """The answer was written to its client: the next poll goes on after it."""
+        await (await self._agent(session)).move_cursor(session.id, polled.run_id, polled.seq)
+
+    async def log_text(self, session: Session) -> str:
+        """What the session's programs have written, by run; the end of it where it is long."""
+        parts: list[str] = []
+        if session.node_id is not None:
+            agent = await self._agent(session)
+            ids = [SESSION_RUN, *(run.run_id for run in await agent.runs(session.id))]
+            for run_id in ids:
+                parts += await _written(agent, session.id, run_id)
+        return "".join(parts)[-LOG_BYTES:]
+
+    async def _gather(self, agent: Agent, session_id: str, run_id: str, taken_over: asyncio.Event) -> Polled:
+        cursor = await agent.cursor(session_id, run_id)
+        events: list[Event] = []
+        size = 0
+        has_output = False
+        deadline = time.monotonic() + POLL_S
+        while True:
+            seq = events[-1].seq if events else cursor
+            rest = max(0.0, deadline - time.monotonic())
+            page = await _read_until(agent, session_id, run_id, seq, POLL_BYTES - size, rest, taken_over)
+            if page is None:
+                return _polled(run_id, [], await agent.read(session_id, run_id, after=seq), cursor)
+            if not has_output and console_of(page.events):
+                has_output = True
+                deadline = min(deadline, time.monotonic() + GATHER_S)
+            events += page.events
+            size += sum(len(event.data) for event in page.events if isinstance(event.data, str))
+            at_end = page.run.last_seq <= (events[-1].seq if events else cursor)
+            settled = at_end and page.run.state in (RunState.ENDED, RunState.WAITING)
+            if settled or size >= POLL_BYTES or time.monotonic() >= deadline:
+                return _polled(run_id, events, page, cursor)
+
+    async def _running(self, session: Session) -> Agent:
+        if session.state is not SessionState.RUNNING:
+            why = f": {session.reason.sentence}" if session.reason is not None else ""
+            raise SessionNotRunning(f"session {session.name} is {session.state}{why}")
+        return await self._agent(session)
+
+    async def _agent(self, session: Session) -> Agent:
+        if session.node_id is None:
+            raise SessionNotRunning(f"session {session.name} has not started")
+        return await self._engine.agent(session.node_id)
+
+
+async def _read_until(
+    agent: Agent, session_id: str, run_id: str, after: int, max_bytes: int, wait_s: float, stop: asyncio.Event
+) -> Page | None:
+    """A page, waited for; None where `stop` was set first."""
+    read = asyncio.ensure_future(agent.read(session_id, run_id, after=after, max_bytes=max_bytes, wait_s=wait_s))
+    stopped = asyncio.ensure_future(stop.wait())
+    try:
+        await asyncio.wait((read, stopped), return_when=asyncio.FIRST_COMPLETED)
+        return None if stop.is_set() else await read
+    finally:
+        read.cancel()
+        stopped.cancel()
+
+
+def _polled(run_id: str, events: list[Event], page: Page, cursor: int) -> Polled:
+    """How the run stands after these events: it has ended or waits only for who has seen everything before."""
+    seq = events[-1].seq if events else cursor
+    end = page.run.end if page.run.state is RunState.ENDED and page.run.last_seq <= seq else None
+    status: str = "continued"
+    options: dict[str, Any] | None = None
+    exit_code: int | None = None
+    if end is not None:
+        status, exit_code = "finished", exit_code_of(end)
+    elif page.run.state is RunState.WAITING and page.run.last_seq <= seq:
+        status = "waiting-input"
+        prompts = [event for event in events if event.kind is EventKind.PROMPT]
+        options = {"is_password": bool(prompts[-1].data["password"])} if prompts else {}
+    return Polled(
+        run_id=run_id, status=status, exit_code=exit_code, options=options, console=console_of(events), seq=seq
+    )
+
+
+async def _written(agent: Agent, session_id: str, run_id: str) -> list[str]:
+    parts: list[str] = []
+    after = 0
+    while True:
+        page = await agent.read(session_id, run_id, after=after)
+        parts += [event.data for event in page.events if event.kind in (EventKind.STDOUT, EventKind.STDERR)]
+        if not page.events:
+            return parts
+        after = page.events[-1].seq

@@ -1,0 +1,181 @@
+"""Creating, finding, explaining and ending sessions."""
+
+import asyncio
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from roost.server.auth.base import Caller
+from roost.server.domain.resources import complete_slots
+from roost.server.domain.sessions import BEING_PREPARED, Happening, Session, SessionSpec
+from roost.server.events.base import EventBus, Subscription
+from roost.server.scheduler.ledger import Ledger, topic_of
+from roost.server.scheduler.loop import Scheduler
+from roost.server.services.accounts import DEFAULT
+from roost.server.services.images import Images
+from roost.server.store import accounts
+from roost.server.store.base import Store
+from roost.wire.errors import InvalidParameters, SessionAlreadyExists
+from roost.wire.ids import new_session_id
+from roost.wire.reasons import Reason
+from roost.wire.sandboxes import Rung, SandboxStats
+from roost.wire.sessions import SessionState
+
+
+class Wanted(msgspec.Struct, frozen=True, kw_only=True):
+    """A request for a session."""
+
+    name: str
+    image: str
+    architecture: str | None = None
+    resources: Mapping[str, Any] = {}
+    """Amounts as written, by slot."""
+    resource_opts: Mapping[str, Any] = {}
+    """`shmem`; and ours: `runtime`, the runtime to take, and `min_rung`, the least isolation to accept."""
+    environ: dict[str, str] = {}
+    tag: str | None = None
+    domain: str = DEFAULT
+    group: str = DEFAULT
+    reuse: bool = True
+    enqueue_only: bool = False
+    max_wait_s: float | None = None
+    """How long to wait for the session to run; None waits without limit."""
+
+
+class Created(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer to a `Wanted`."""
+
+    session: Session
+    created: bool
+    """Whether it was made; False where it was there."""
+    timed_out: bool = False
+    """Whether the wait ended before the session ran; it goes on being prepared."""
+
+
+class Sessions:
+    """What can be done with sessions as a whole."""
+
+    def __init__(self, store: Store, ledger: Ledger, scheduler: Scheduler, images: Images, bus: EventBus) -> None:
+        self._store = store
+        self._ledger = ledger
+        self._scheduler = scheduler
+        self._images = images
+        self._bus = bus
+
+    async def create(self, owner: Caller, wanted: Wanted) -> Created:
+        """Make a session, or take the live one of that name, and wait until it runs.
+
+        Raises:
+            InvalidParameters, ImageNotFound: the request cannot be met by anybody.
+            SessionAlreadyExists: the name is taken by a session of another image, or reuse was refused.
+        """
+        image = self._images.find(wanted.image, wanted.architecture)
+        existing = await self._ledger.find_live_name(owner.access_key, wanted.name)
+        if existing is None:
+            slots = complete_slots(
+                wanted.resources,
+                minimum=image.minimum,
+                maximum=image.maximum,
+                default=image.default,
+                shmem=wanted.resource_opts.get("shmem"),
+            )
+            session = Session(
+                id=new_session_id(),
+                access_key=owner.access_key,
+                group_id=await self._group_id(owner, wanted),
+                name=wanted.name,
+                image=image.reference,
+                state=SessionState.PENDING,
+                spec=SessionSpec(
+                    interpreter=image.interpreter,
+                    slots=slots,
+                    named=frozenset(slot for slot, amount in wanted.resources.items() if amount),
+                    environ=wanted.environ,
+                    tag=wanted.tag,
+                    resource_opts=dict(wanted.resource_opts),
+                    runtime=_runtime(wanted.resource_opts),
+                    min_rung=_rung(wanted.resource_opts),
+                ),
+                created_at=time.time(),
+            )
+            try:
+                return await self._enqueue(session, wanted)
+            except SessionAlreadyExists:  # somebody was quicker
+                existing = await self._ledger.find_live_name(owner.access_key, wanted.name)
+                if existing is None:
+                    raise
+        if existing.image != image.reference or not wanted.reuse:
+            raise SessionAlreadyExists(
+                f"a live session {wanted.name} exists (image {existing.image})",
+                data={"existingSessionId": existing.id},
+            )
+        return await self._wait(existing, wanted, created=False)
+
+    async def find(self, owner: Caller, reference: str, *, dead_too: bool = False) -> Session:
+        """The session that a reference names (see `Ledger.find`)."""
+        return await self._ledger.find(owner.access_key, reference, dead_too=dead_too)
+
+    async def history(self, session: Session) -> list[Happening]:
+        """What happened to a session, oldest first."""
+        return await self._ledger.history(session.id)
+
+    async def destroy(self, session: Session, *, forced: bool = False) -> SandboxStats:
+        """End a session; nothing of it is left but its log when this returns (see `Scheduler.end`)."""
+        reason = Reason(code="user-requested", sentence="its owner asked for its end")
+        return await self._scheduler.end(session, reason, forced=forced)
+
+    async def list(self, owner: Caller, states: list[SessionState]) -> list[Session]:
+        """The owner's sessions in these states, newest first."""
+        return await self._ledger.of_owner(owner.access_key, states)
+
+    async def _group_id(self, owner: Caller, wanted: Wanted) -> str:
+        if wanted.domain != owner.domain and owner.role != "superadmin":
+            raise InvalidParameters(f"not your domain: {wanted.domain!r}")
+        found = await self._store.read(lambda c: accounts.group_id(c, wanted.domain, wanted.group))
+        if found is None:
+            raise InvalidParameters(f"there is no group {wanted.group!r} in domain {wanted.domain!r}")
+        return found
+
+    async def _enqueue(self, session: Session, wanted: Wanted) -> Created:
+        if wanted.enqueue_only:
+            await self._ledger.create(session)
+            return Created(session=session, created=True)
+        # Heard from before it is written, so that no change is missed.
+        async with self._bus.subscribe(topic_of(session.id)) as changes:
+            await self._ledger.create(session)
+            return await self._await_running(session, wanted, changes, created=True)
+
+    async def _wait(self, session: Session, wanted: Wanted, *, created: bool) -> Created:
+        if wanted.enqueue_only or session.state not in BEING_PREPARED:
+            return Created(session=session, created=created)
+        async with self._bus.subscribe(topic_of(session.id)) as changes:
+            return await self._await_running(await self._ledger.get(session.id), wanted, changes, created=created)
+
+    async def _await_running(
+        self, session: Session, wanted: Wanted, changes: Subscription, *, created: bool
+    ) -> Created:
+        try:
+            async with asyncio.timeout(wanted.max_wait_s):
+                while session.state in BEING_PREPARED:
+                    await changes.wait()
+                    session = await self._ledger.get(session.id)
+        except TimeoutError:
+            return Created(session=session, created=created, timed_out=True)
+        return Created(session=session, created=created)
+
+
+def _runtime(options: Mapping[str, Any]) -> str | None:
+    name = options.get("runtime")
+    if name is not None and not isinstance(name, str):
+        raise InvalidParameters("resource_opts.runtime must be a name", hint="`roost doctor` lists the runtimes")
+    return name
+
+
+def _rung(options: Mapping[str, Any]) -> Rung:
+    try:
+        return Rung(int(options.get("min_rung", 0)))
+    except (TypeError, ValueError):
+        rungs = ", ".join(f"{rung.value} ({rung.name.lower()})" for rung in Rung)
+        raise InvalidParameters("resource_opts.min_rung is no rung of isolation", hint=f"one of {rungs}") from None

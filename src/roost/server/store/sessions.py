@@ -1,0 +1,122 @@
+"""Rows of sessions and their history; each function is work for `Store.read` or `Store.write`."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import msgspec
+import sqlalchemy as sa
+
+from roost.server.domain.sessions import Happening, Session, check_transition
+from roost.server.store.tables import session_events, sessions
+from roost.wire.errors import Conflict, SessionAlreadyExists
+from roost.wire.reasons import Reason
+from roost.wire.sessions import SessionState
+
+LIVE_STATES = tuple(state for state in SessionState if state.is_live)
+
+
+def insert(connection: sa.Connection, session: Session, happening: Happening) -> None:
+    """Write a new session and the first entry of its history.
+
+    Raises:
+        SessionAlreadyExists: its owner has a live session of this name.
+    """
+    try:
+        connection.execute(sessions.insert().values(_to_row(session)))
+    except sa.exc.IntegrityError as error:
+        raise SessionAlreadyExists(f"a live session {session.name} exists") from error
+    record(connection, session.id, happening)
+
+
+def move(
+    connection: sa.Connection,
+    session: Session,
+    state: SessionState,
+    happening: Happening,
+    *,
+    reason: Reason | None = None,
+    **changes: Any,
+) -> Session:
+    """Bring a session into another state, and write down why.
+
+    Raises:
+        Conflict: there is no such step, or the session has changed since it was read.
+    """
+    check_transition(session.state, state)
+    moved = update(connection, session, state=state, reason=reason, **changes)
+    record(connection, session.id, happening)
+    return moved
+
+
+def update(connection: sa.Connection, session: Session, **changes: Any) -> Session:
+    """Change some of a session's fields.
+
+    Raises:
+        Conflict: it has changed since it was read.
+    """
+    changed = msgspec.structs.replace(session, version=session.version + 1, **changes)
+    guard = (sessions.c.id == session.id, sessions.c.version == session.version, sessions.c.state == session.state)
+    done = connection.execute(sessions.update().where(*guard).values(_to_row(changed)))
+    if done.rowcount != 1:
+        raise Conflict(f"session {session.name} has changed meanwhile", hint="try again")
+    return changed
+
+
+def record(connection: sa.Connection, session_id: str, happening: Happening) -> None:
+    row = {"session_id": session_id, **msgspec.structs.asdict(happening)}
+    connection.execute(session_events.insert().values(row))
+
+
+def get(connection: sa.Connection, session_id: str) -> Session | None:
+    row = connection.execute(sa.select(sessions).where(sessions.c.id == session_id)).one_or_none()
+    return _from_row(row) if row is not None else None
+
+
+def matching(
+    connection: sa.Connection, access_key: str, reference: str, states: Iterable[SessionState] = LIVE_STATES
+) -> list[Session]:
+    """Those of one owner that a reference names, newest first, at most ten.
+
+    The first of these that names any decides: exact id, exact name, beginning of an id or a name.
+    """
+    own = (sessions.c.access_key == access_key, sessions.c.state.in_(list(states)))
+    begins = sa.or_(
+        sessions.c.id.startswith(reference.lower(), autoescape=True),
+        # SQLite's LIKE does not tell cases apart; names do.
+        sa.func.substr(sessions.c.name, 1, len(reference)) == reference,
+    )
+    for condition in (sessions.c.id == reference.lower(), sessions.c.name == reference, begins):
+        query = sa.select(sessions).where(*own, condition).order_by(sessions.c.created_at.desc()).limit(10)
+        if found := connection.execute(query).all():
+            return [_from_row(row) for row in found]
+    return []
+
+
+def of_owner(connection: sa.Connection, access_key: str, states: Sequence[SessionState]) -> list[Session]:
+    """All of one owner's sessions in these states, newest first."""
+    query = sa.select(sessions).where(sessions.c.access_key == access_key, sessions.c.state.in_(states))
+    return [_from_row(row) for row in connection.execute(query.order_by(sessions.c.created_at.desc()))]
+
+
+def in_states(connection: sa.Connection, states: Sequence[SessionState]) -> list[Session]:
+    """Everybody's sessions in these states, oldest first."""
+    query = sa.select(sessions).where(sessions.c.state.in_(states)).order_by(sessions.c.created_at, sessions.c.id)
+    return [_from_row(row) for row in connection.execute(query)]
+
+
+def history(connection: sa.Connection, session_id: str) -> list[Happening]:
+    """What happened to a session, oldest first."""
+    events = session_events.c
+    query = sa.select(events.at, events.code, events.sentence, events.hint)
+    rows = connection.execute(query.where(events.session_id == session_id).order_by(events.id))
+    return [Happening(**row._mapping) for row in rows]
+
+
+def _to_row(session: Session) -> dict[str, Any]:
+    row: dict[str, Any] = msgspec.to_builtins(session)
+    return row
+
+
+def _from_row(row: sa.Row[Any]) -> Session:
+    values = {str(name): value for name, value in row._mapping.items() if value is not None}
+    return msgspec.convert(values, Session)

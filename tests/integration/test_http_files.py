@@ -1,0 +1,86 @@
+"""Files over HTTP (spec/rest-sessions.md §9 to §11)."""
+
+import io
+import json
+import tarfile
+
+import aiohttp
+import pytest
+
+from tests.servers import Caller
+
+
+@pytest.fixture
+async def session(server: Caller) -> Caller:
+    """A server with a running session `class-7`."""
+    assert (await server("POST", "/session", {"name": "class-7", "image": "python"})).status == 201
+    return server
+
+
+def form(*files: tuple[str, bytes], quote: bool = True) -> aiohttp.FormData:
+    data = aiohttp.FormData(quote_fields=quote)
+    for name, content in files:
+        data.add_field("src", content, filename=name, content_type="application/octet-stream")
+    return data
+
+
+async def upload(session: Caller, data: aiohttp.FormData) -> int:
+    return (await session("POST", "/session/class-7/upload", data=data)).status
+
+
+@pytest.mark.parametrize("name", ["a.txt", "some/deep/b c.txt", "ü/名.txt", "100%.txt", "a%2Fb.txt"])
+async def test_names_arrive_as_they_were(session: Caller, name: str) -> None:
+    assert await upload(session, form((name, b"hello"))) == 204
+
+    result = await session.execute("class-7", f"print(open({name!r}).read())")
+
+    assert result["console"] == [["stdout", "hello\n"]]
+
+
+async def test_what_was_uploaded_is_listed_and_comes_back(session: Caller) -> None:
+    await upload(session, form(("dir/a.txt", b"A" * 1000), ("b.bin", bytes(range(256)))))
+
+    listed = (await session("GET", "/session/class-7/files", {"path": "dir"})).body
+    tars = await session("GET", "/session/class-7/download", {"files": ["dir", "/home/work/b.bin"]})
+    bare = await session(
+        "GET",
+        "/session/class-7/download_single",
+        params={"file": "b.bin"},
+    )
+
+    assert [(one["filename"], one["size"], one["mode"]) for one in json.loads(listed["files"])] == [
+        ("a.txt", 1000, "-rw-r--r--")
+    ]
+    assert (listed["errors"], listed["abspath"]) == ("", "dir")
+    assert tars.headers["Content-Type"].startswith("multipart/mixed")
+    assert tars.body.count(b"Content-Encoding: identity") == 2
+    with tarfile.open(fileobj=io.BytesIO(bare.body)) as tar:  # clients before API version 7 get a tar
+        assert tar.extractfile("b.bin").read() == bytes(range(256))  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("name", ["../x", "a/../../x", "..%2Fx", "%2Fetc%2Fx"])
+async def test_no_upload_leaves_the_home(session: Caller, name: str) -> None:
+    assert await upload(session, form((name, b"!"), quote=False)) in (400, 403)
+
+
+@pytest.mark.parametrize("path", ["../x", "/etc/passwd", "link", "link/passwd"])
+async def test_no_download_leaves_the_home(session: Caller, path: str) -> None:
+    await session.execute("class-7", "import os; os.symlink('/etc', 'link')")
+
+    reply = await session("GET", "/session/class-7/download", {"files": [path]})
+
+    assert reply.status in (400, 403) or b"root:" not in reply.body
+
+
+async def test_limits_are_told(session: Caller) -> None:
+    large = await upload(session, form(("big", bytes(1 << 20))))
+    many = await upload(session, form(*((f"f{number}", b"") for number in range(21))))
+    six = await session("GET", "/session/class-7/download", {"files": ["a"] * 6})
+    none = await session("GET", "/session/class-7/download", {"files": []})
+    missing = await session("GET", "/session/class-7/download", {"files": ["nope"]})
+    unlisted = await session("GET", "/session/class-7/files", {"path": "nope"})
+    no_form = await session("POST", "/session/class-7/upload", {"a": 1})
+
+    assert (large, many, six.status, none.status, missing.status, no_form.status) == (400,) * 6
+    assert (unlisted.status, unlisted.body["files"]) == (200, "")
+    assert unlisted.body["errors"]
