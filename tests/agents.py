@@ -2,20 +2,16 @@
 
 import asyncio
 import os
-import signal
 
 from roost.agent.supervisor import LocalAgent
 from roost.wire.runs import Event, EventKind, RunSpec
 
 
 async def end(agent: LocalAgent) -> None:
-    """Destroy what the test left, and end the keeper that it started."""
+    """Destroy what the test left; the keeper ends when it has nothing to keep."""
     for sandbox in await agent.sandboxes():
         await agent.destroy(sandbox.session_id)
-    assert agent._keeper is not None
-    keeper = (await agent._keeper.hello())["pid"]
     await agent.aclose()
-    os.kill(keeper, signal.SIGKILL)
 
 
 async def events_of(agent: LocalAgent, session_id: str, run_id: str) -> list[Event]:

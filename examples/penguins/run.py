@@ -1,21 +1,11 @@
 """Penguins in a session: three runs that share their variables, a question, a table and a chart."""
 
-import asyncio
-import shutil
-import signal
 import sys
-import tempfile
-import uuid
 from pathlib import Path
+from typing import Any
 
-import psutil
-import structlog
-
-from roost.engines.base import Bundle, EngineConfig
-from roost.engines.local import NODE_ID, LocalEngine
-from roost.wire.agent import Agent
-from roost.wire.runs import EventKind, RunEnd, RunSpec
-from roost.wire.sandboxes import SandboxSpec
+import roost
+from roost.wire.runs import EventKind
 
 HERE = Path(__file__).parent
 DEFAULT_ANSWER = "body_mass_g"
@@ -51,49 +41,26 @@ print('chart.svg is written')
 """
 
 
-async def main(data_dir: Path) -> None:
-    """Open a node of this machine, launch one session on it, and work in it."""
-    engine = LocalEngine()
-    await engine.open(EngineConfig(data_dir=data_dir))
-    agent = await engine.agent(NODE_ID)
-    [image, *_] = await agent.interpreters()
-    session_id = str(uuid.uuid4())
-    await engine.reserve(session_id, [Bundle(node_id=NODE_ID, slots={"cpu": 1, "mem": 1 << 30})])
-    try:
-        info = await agent.launch(SandboxSpec(session_id=session_id, interpreter=image))
-        print(f"session {session_id} runs under {info.runtime}, rung {int(info.isolation.rung)} of isolation")
-        files = agent.files(session_id)
-        await files.write("penguins.csv", (HERE / "penguins.csv").read_bytes())
+def main() -> None:
+    """Work in a session of this machine's server, which is started if it does not run."""
+    with roost.session("penguins") as session:
+        session.upload(HERE / "penguins.csv")
         for name, code in (("load", LOAD), ("table", TABLE), ("chart", CHART)):
-            await run(agent, session_id, name, code)
-        target = HERE / "out" / "chart.svg"
-        target.parent.mkdir(exist_ok=True)
-        target.write_bytes(await files.read("chart.svg", max_bytes=1 << 20))
-        print(f"\nthe chart is in {target.relative_to(Path.cwd()) if target.is_relative_to(Path.cwd()) else target}")
-    finally:
-        await agent.destroy(session_id)
-        await engine.release(session_id)
-        await engine.aclose()
+            print(f"\n── {name}")
+            show(session.start(code))
+        chart = session.download("chart.svg", HERE / "out" / "chart.svg")
+    print(f"\nthe chart is in {chart.relative_to(Path.cwd()) if chart.is_relative_to(Path.cwd()) else chart}")
 
 
-async def run(agent: Agent, session_id: str, name: str, code: str) -> None:
-    """Run one piece of code, print what it prints, answer what it asks, and show what it cost."""
-    print(f"\n── {name}")
-    await agent.start(session_id, RunSpec(run_id=name, code=code))
-    seen = 0
-    while True:
-        page = await agent.read(session_id, name, after=seen, wait_s=30)
-        for event in page.events:
-            seen = event.seq
-            if event.kind in (EventKind.STDOUT, EventKind.STDERR):
-                print(event.data, end="")
-            elif event.kind is EventKind.PROMPT:
-                answer = await asyncio.to_thread(ask, event.data["text"])
-                await agent.feed(session_id, name, prompt=event.data["prompt"], text=answer)
-            elif event.kind is EventKind.END:
-                assert page.run.end is not None
-                show_cost(page.run.end)
-                return
+def show(run: roost.Run) -> None:
+    """Print what a run prints, answer what it asks, and show what it cost."""
+    for event in run.events():
+        if event.kind in (EventKind.STDOUT, EventKind.STDERR):
+            print(event.data, end="", flush=True)
+        elif event.kind is EventKind.PROMPT:
+            run.input(ask(event.data["text"]))
+        elif event.kind is EventKind.END:
+            show_cost(event.data)
 
 
 def ask(question: str) -> str:
@@ -104,29 +71,13 @@ def ask(question: str) -> str:
     return DEFAULT_ANSWER
 
 
-def show_cost(end: RunEnd) -> None:
+def show_cost(end: dict[str, Any]) -> None:
     """One line for one run; a run that failed ends the example."""
-    cost = end.cost
-    print(f"   {end.status}: {cost.cpu_s * 1000:.1f} ms of CPU, {cost.peak_bytes / 2**20:.1f} MiB at most")
-    if end.exit_code:
-        raise SystemExit(end.exit_code)
-
-
-def end_keeper(data_dir: Path) -> None:
-    """A server would keep it; the example leaves the machine as it found it."""
-    for process in psutil.process_iter(["cmdline"]):
-        command = process.info["cmdline"] or []
-        if len(command) > 2 and "keeper_main.py" in command[2] and str(data_dir / "keeper.log") in command:
-            process.send_signal(signal.SIGKILL)
-            process.wait(5)
+    cost = end["cost"]
+    print(f"   {end['status']}: {cost['cpu_s'] * 1000:.1f} ms of CPU, {cost['peak_bytes'] / 2**20:.1f} MiB at most")
+    if end["exit_code"]:
+        raise SystemExit(end["exit_code"])
 
 
 if __name__ == "__main__":
-    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
-    folder = Path(tempfile.mkdtemp(prefix="roost-penguins-"))
-    folder.chmod(0o711)
-    try:
-        asyncio.run(main(folder))
-    finally:
-        end_keeper(folder)
-        shutil.rmtree(folder)
+    main()

@@ -4,6 +4,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from roost.client.handle import Result as Result
+    from roost.client.handle import Run as Run
     from roost.client.handle import async_session as async_session
     from roost.client.handle import session as session
     from roost.client.session import AsyncSession as AsyncSession
@@ -13,11 +15,13 @@ if TYPE_CHECKING:
 # The SDK loads an HTTP library; the node, which shares this package, does not need it.
 _HOMES = {
     "AsyncSession": "roost.client.session",
+    "Result": "roost.client.handle",
+    "Run": "roost.client.handle",
     "Session": "roost.client.session",
     "async_session": "roost.client.handle",
     "session": "roost.client.handle",
 }
-__all__ = ("AsyncSession", "Session", "async_session", "errors", "session")
+__all__ = ("AsyncSession", "Result", "Run", "Session", "async_session", "errors", "session")
 
 
 def __getattr__(name: str) -> Any:

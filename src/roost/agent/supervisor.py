@@ -113,7 +113,8 @@ class LocalAgent(Agent):
             await self._recover(folder)
 
     async def aclose(self) -> None:
-        """Let go of everything; sandboxes and runs go on."""
+        """Let go of everything; sandboxes and runs go on. A keeper that has nothing to keep ends."""
+        is_idle = not self._live
         for session_id, sandbox in list(self._live.items()):
             self._unwatch(session_id)
             await sandbox.aclose()
@@ -122,6 +123,11 @@ class LocalAgent(Agent):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._keeper is not None:
+            if is_idle and self._keeper.is_connected:
+                try:
+                    await self._keeper.retire()
+                except AgentError as error:
+                    log.warning("keeper.not_retired", error=error.message)
             await self._keeper.aclose()
         if self._writer is not None:
             await asyncio.to_thread(self._writer.close)

@@ -65,6 +65,13 @@ class KeeperClient:
         """The keeper's version, pid and children."""
         return await self._call({"op": "hello"}, [])
 
+    async def retire(self) -> None:
+        """Let the keeper end; with its last child, so at once where it has none, and then this waits for it."""
+        answer = await self.hello()
+        await self._call({"op": "retire"}, [])
+        if not answer["children"] and self._reader is not None:
+            await asyncio.wait([self._reader], timeout=ANSWER_TIMEOUT_S)
+
     async def spawn(
         self,
         argv: Sequence[str],
