@@ -1,0 +1,41 @@
+"""`make run` and `make test` are all that a newcomer types, on a machine with Python, pip and make."""
+
+import os
+import re
+from collections.abc import Callable
+
+import pytest
+
+from tests.e2e.fresh_machine.machine import ORDINARY, fresh_machine
+
+pytestmark = [
+    pytest.mark.fresh,
+    pytest.mark.timeout(1800),
+    pytest.mark.skipif("ROOST_FRESH" not in os.environ, reason="minutes long: `make fresh` does it"),
+]
+
+
+@pytest.mark.parametrize("user", ["root", ORDINARY])
+def test_a_clean_clone_runs_and_passes_its_tests_on_a_fresh_machine(
+    user: str, record_property: Callable[[str, object], None]
+) -> None:
+    with fresh_machine(user) as machine:
+        for tool in ("bwrap", "git", "cc", "uv"):
+            assert machine.run(f"command -v {tool}")[0], f"a fresh machine has no {tool}"
+        assert machine.run("python3 -c 'import ensurepip'")[0], "a fresh machine has no ensurepip"
+
+        status, printed, run_s = machine.run("make run")
+        assert status == 0, "make run"
+        for expected in ("Adelie", "Chinstrap", "Gentoo", "chart.svg"):
+            assert expected in printed
+        assert (machine.clone / "examples/penguins/out/chart.svg").read_text().startswith("<svg")
+        assert (machine.root / "usr/bin/bwrap").exists() == (user == "root")
+        assert (machine.clone / ".venv/bin/bwrap").exists() == (user != "root")
+
+        status, printed, test_s = machine.run("make test")
+        assert status == 0, "make test"
+        assert re.search(r"\d+ passed", printed)
+
+    record_property("make_run_s", round(run_s, 1))
+    record_property("make_test_s", round(test_s, 1))
+    print(f"\nas {user}: make run took {run_s:.0f} s, make test {test_s:.0f} s")
