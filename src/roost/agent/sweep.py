@@ -125,22 +125,32 @@ def remove_tree(path: Path) -> None:
     """Remove a folder whatever is in it: any depth, any mode, any name.
 
     Nested folders are moved up to the top and emptied there, so neither depth, path length nor descriptors grow.
+    The keeper may write `exit.json` meanwhile, so at the top a name may vanish and another appear.
     """
-    try:
-        top = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-    except FileNotFoundError:
-        return
+    while True:
+        try:
+            _empty(path)
+            path.rmdir()
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            if error.errno != errno.ENOTEMPTY:
+                raise
+
+
+def _empty(path: Path) -> None:
+    top = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
         moved = 0
         while names := os.listdir(top):
             for name in names:
-                if _is_folder(top, name):
-                    moved = _flatten(top, name, moved)
-                else:
-                    os.unlink(name, dir_fd=top)
+                with contextlib.suppress(FileNotFoundError):
+                    if _is_folder(top, name):
+                        moved = _flatten(top, name, moved)
+                    else:
+                        os.unlink(name, dir_fd=top)
     finally:
         os.close(top)
-    path.rmdir()
 
 
 def _flatten(top: int, name: str, moved: int) -> int:
