@@ -1,5 +1,6 @@
 """A minimal Debian that a command can be run in, as on a machine that was installed a minute ago."""
 
+import contextlib
 import hashlib
 import os
 import shutil
@@ -7,9 +8,9 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
 import pytest
 
 from roost.runtimes import cgroups
@@ -57,7 +58,7 @@ class Machine:
                     lines.append(line)
                 status = process.wait()
             finally:
-                process.kill()
+                _end(process)
         return status, "".join(lines), time.monotonic() - began
 
     def _environment(self) -> dict[str, str]:
@@ -65,7 +66,16 @@ class Machine:
         return host.environment() | {"HOME": str(self.home), "USER": self.user, "PATH": path, "LANG": "C.UTF-8"}
 
 
-@contextmanager
+def _end(process: subprocess.Popen[str]) -> None:
+    """End the machine's pid 1; `unshare` returns once all other processes have ended with it."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        for child in psutil.Process(process.pid).children():
+            child.kill()
+        process.wait(30)
+    process.kill()
+
+
+@contextlib.contextmanager
 def fresh_machine(user: str) -> Iterator[Machine]:
     """A machine with a clean clone in the user's home; nothing of it remains. Skips what this host cannot make."""
     check_host()

@@ -1,4 +1,4 @@
-"""`make run` and `make test` are all that a newcomer types, on a machine with Python, pip and make."""
+"""`make run` and `make test` are all that a newcomer types. Root needs Python and make, an ordinary user pip as well."""
 
 import os
 import re
@@ -20,6 +20,8 @@ def test_a_clean_clone_runs_and_passes_its_tests_on_a_fresh_machine(
     user: str, record_property: Callable[[str, object], None]
 ) -> None:
     with fresh_machine(user) as machine:
+        if user == "root":
+            assert machine.run("dpkg --purge python3-pip")[0] == 0
         assert machine.run("! command -v bwrap && ! command -v git && ! command -v cc && ! command -v uv")[0] == 0
         assert "No module named ensurepip" in machine.run("python3 -m ensurepip")[1]
 
