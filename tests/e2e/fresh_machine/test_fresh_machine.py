@@ -1,4 +1,4 @@
-"""`make run` and `make test` are all that a newcomer types. Root needs Python and make, an ordinary user pip as well."""
+"""`make run` and `make test` are all that a newcomer types; root needs Python and make, an ordinary user also pip."""
 
 import os
 import re
