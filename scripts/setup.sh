@@ -21,6 +21,13 @@ python_with_pip() {
   return 1
 }
 
+# What was set up for pip holds for uv too, which reads neither pip's settings nor, by default, the system's certificates.
+pip_setting() {
+  local variable=PIP_${1^^}
+  variable=${variable//-/_}
+  echo "${!variable:-$("$SYSTEM_PYTHON" -m pip config get "global.$1" 2>/dev/null || true)}"
+}
+
 if [ ! -x .tools/bin/uv ]; then
   if ! python=$(python_with_pip); then
     apt_install python3-pip || true
@@ -30,6 +37,10 @@ if [ ! -x .tools/bin/uv ]; then
   PIP_ROOT_USER_ACTION=ignore "$python" -m pip install -q --disable-pip-version-check \
     --target .tools "$(grep '^uv==' constraints.txt)"
 fi
+index=$(pip_setting index-url) cert=$(pip_setting cert)
+if [ -n "$index" ] && [ -z "${UV_INDEX_URL:-}" ]; then export UV_DEFAULT_INDEX=${UV_DEFAULT_INDEX:-$index}; fi
+if [ -n "$cert" ]; then export SSL_CERT_FILE=${SSL_CERT_FILE:-$cert}; fi
+if [ -s /etc/ssl/certs/ca-certificates.crt ]; then export UV_SYSTEM_CERTS=${UV_SYSTEM_CERTS:-true}; fi
 .tools/bin/uv venv -q --allow-existing --python "$SYSTEM_PYTHON" .venv
 .tools/bin/uv pip install -q --python .venv/bin/python -c constraints.txt -e '.[server]' --group dev
 if ! command -v bwrap >/dev/null && ! apt_install bubblewrap; then

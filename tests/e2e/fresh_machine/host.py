@@ -11,7 +11,7 @@ import subprocess
 from pathlib import Path
 
 CODENAME = "bookworm"
-PASSED_ON = re.compile(r"(?i)(PIP|UV)_.*(?<!_DIR)|(HTTPS?|ALL|NO)_PROXY|SSL_CERT_.*|(REQUESTS|CURL)_CA_BUNDLE")
+PASSED_ON = re.compile(r"(?i)(PIP|UV)_.*(?<!_DIR)|(HTTPS?|ALL|NO)_PROXY")
 
 
 def apt_sources() -> list[str]:
@@ -29,7 +29,7 @@ def apt_options() -> str:
 
 
 def environment() -> dict[str, str]:
-    """What tells pip and uv where to look and whom to trust."""
+    """What tells pip and uv where to look."""
     return {name: value for name, value in os.environ.items() if PASSED_ON.fullmatch(name)}
 
 
@@ -64,9 +64,11 @@ def copy_settings(root: Path) -> None:
     (root / "etc/pip.conf").write_text(f"[global]\n{settings}")
     (root / "etc/uv").mkdir()
     (root / "etc/uv/uv.toml").write_text(uv_settings())
-    for name in ("etc/resolv.conf", "etc/hosts", "etc/ssl/certs/ca-certificates.crt"):
-        if Path("/", name).exists():
-            shutil.copyfile(Path("/", name), root / name)
+    certificates = "etc/ssl/certs/ca-certificates.crt"
+    trusted = os.environ.get("SSL_CERT_FILE", f"/{certificates}")
+    for source, name in (("/etc/resolv.conf",) * 2, ("/etc/hosts",) * 2, (trusted, certificates)):
+        if Path(source).exists():
+            shutil.copyfile(source, root / name.lstrip("/"))
 
 
 def shown_paths(root: Path) -> list[Path]:
