@@ -21,11 +21,14 @@ python_with_pip() {
   return 1
 }
 
-# What was set up for pip holds for uv too, which reads neither pip's settings nor, by default, the system's certificates.
+# What was set up for pip holds for uv too, which reads neither pip's settings nor the system's certificates by itself.
 pip_setting() {
-  local variable=PIP_${1^^}
+  local variable=PIP_${1^^} in_files
   variable=${variable//-/_}
-  echo "${!variable:-$("$SYSTEM_PYTHON" -m pip config get "global.$1" 2>/dev/null || true)}"
+  # Not `pip config get`, which overlooks the file that PIP_CONFIG_FILE names.
+  in_files=$("$SYSTEM_PYTHON" -m pip config list 2>/dev/null |
+    sed -nE "s/^(global|install)\.$1='(.*)'/\2/p" | tail -1) || true
+  echo "${!variable:-$in_files}"
 }
 
 if [ ! -x .tools/bin/uv ]; then
