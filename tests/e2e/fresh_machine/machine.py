@@ -33,16 +33,15 @@ class Machine:
         self.home = Path("/root") if user == "root" else Path("/home", user)
         self.clone = root / self.home.relative_to("/") / "roost"
 
-    def run(self, command: str, *, as_root: bool = False) -> tuple[int, str, float]:
+    def run(self, command: str) -> tuple[int, str, float]:
         """Run a shell command in the clone: its exit status, all that it printed, and the seconds that it took.
 
         Whatever it started ends with it, and so does every mount; also when this process is killed.
         """
-        uid = 0 if as_root else UIDS[self.user]
         enter = ["setpriv", "--pdeathsig", "KILL", "unshare", "--mount", "--pid", "--fork", "--kill-child"]
         began = time.monotonic()
         with subprocess.Popen(
-            [*enter, "sh", str(ENTER), str(self.root), str(self.paths), str(uid), command],
+            [*enter, "sh", str(ENTER), str(self.root), str(self.paths), str(UIDS[self.user]), command],
             env=self._environment(),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
