@@ -433,6 +433,7 @@ class LocalAgent(Agent):
     def _save(self, record: SandboxFile) -> None:
         path = self._sandboxes / record.spec.session_id / "sandbox.json"
         making = path.with_suffix(".new")
+        making.touch(mode=0o600)
         making.write_bytes(msgspec.json.encode(record))
         making.rename(path)
 
