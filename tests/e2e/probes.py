@@ -44,6 +44,7 @@ READ_ONLY_SYSTEM, READ_ONLY_RUNNER = "read-only system", "read-only runner"
 NO_LAUNCH_ENVIRONMENT = "no launch environment"
 CLOSED_MEMORY, CLOSED_DESCRIPTORS = "closed memory of the runner", "closed descriptors of the runner"
 PEER_CHECK = "the agent talks to pid 1 alone"
+DIED = "the session died"
 NO_NESTING = "no nested user namespaces"
 IGNORED_SIGNALS = "signals that the runner ignores"
 PID_1 = ("runner is pid 1", PEER_CHECK)
@@ -246,14 +247,14 @@ def _profile_probes() -> Iterator[Probe]:
         "os.kill(RUNNER, 9) or 'no effect'",
         "no effect",
         PID_1,
-        done="the session died",
+        done=DIED,
     )
     yield Probe(
         "interrupting the runner",
         "os.kill(RUNNER, signal.SIGINT) or 'no effect'",
         "no effect",
         (IGNORED_SIGNALS,),
-        done="the session died",
+        done=DIED,
     )
     yield Probe(
         "the runner's memory",
@@ -572,7 +573,7 @@ class Laboratory:
         }
         named = "\n".join(f"{name} = {value!r}" for name, value in facts.items())
         at = "def at(path):\n    return ('/host' if os.path.isdir('/host') else '') + path"
-        works = "\n".join(f"report({p.name!r}, lambda: {p.code})" for p in sorted(probes, key=lambda p: p.done != "ok"))
+        works = "\n".join(f"report({p.name!r}, lambda: {p.code})" for p in probes)
         report = "def report(name, work):\n    print(json.dumps([name, in_child(work)]), flush=True)"
         return "\n".join((PRELUDE, named, at, report, works))
 
@@ -590,7 +591,7 @@ class Laboratory:
         events = await run(self._agent, spec.session_id, self.code(probes, own_uid=self._agent.own_uid))
         await self._agent.destroy(spec.session_id)
         found = dict(json.loads(line) for line in output(events).splitlines())
-        rest = "the session died" if events[-1].data["status"] == "sandbox-lost" else str(events)
+        rest = DIED if events[-1].data["status"] == "sandbox-lost" else str(events)
         return {probe.name: found.get(probe.name, rest) for probe in probes}
 
 
@@ -633,12 +634,14 @@ async def investigate(data_dir: Path) -> dict[str, Found]:
         tried_outside = [probe for probe in PROBES if probe.outside]
         for name, answer in (await _outside(laboratory.code(tried_outside))).items():
             found[name].outside = answer
-        by_least: dict[frozenset[str], list[Probe]] = defaultdict(list)
+        by_least: dict[tuple[frozenset[str], str], list[Probe]] = defaultdict(list)
         for probe in PROBES:
             outside = found[probe.name].outside
             if not probe.not_shown(root=root, outside=outside):
-                by_least[probe.least(root=root, outside=outside)].append(probe)
-        for least, probes in by_least.items():
+                # What ends its session takes with it what others have said but the runner not yet passed on.
+                alone = probe.name if probe.done == DIED else ""
+                by_least[probe.least(root=root, outside=outside), alone].append(probe)
+        for (least, _), probes in by_least.items():
             for name, answer in (await laboratory.answers(least, probes)).items():
                 found[name].without = answer
             for line in least if len(least) > 1 else ():
