@@ -81,12 +81,12 @@ def test_only_the_cgroup_says_memory_limit() -> None:
     killed = Ended(status=RunStatus.KERNEL_DIED, exit_code=137, signal=9)
     exited = Ended(status=RunStatus.KERNEL_DIED, exit_code=137)
     codes = []
-    for ended, oom_killed in ((killed, True), (killed, False), (exited, False)):
+    for ended, oom_killed in ((killed, True), (killed, False), (exited, False), (exited, True)):
         end = run_end(ended, wall_s=1.0, peak_bytes=90, limit_bytes=100, oom_killed=oom_killed)
         assert end.reason is not None
         codes.append(end.reason.code)
 
-    assert codes == ["memory-limit", "kernel-signalled", "kernel-exited"]
+    assert codes == ["memory-limit", "kernel-signalled", "kernel-exited", "kernel-exited"]
 
 
 def test_the_same_code_and_mode_is_the_same_run() -> None:

@@ -1,36 +1,37 @@
-"""Removing a sandbox's folder while its keeper still writes there."""
+"""Removing a folder in which somebody else still writes a last word."""
 
 import os
 from pathlib import Path
 
 import pytest
 
+from roost.agent import sweep
 from roost.agent.sweep import remove_tree
 
 
-def test_a_folder_goes_although_its_keeper_writes_the_exit_meanwhile(
+def test_a_file_that_is_renamed_between_list_and_removal_is_removed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "sandbox"
     folder.mkdir()
-    listdir = os.listdir
-    steps = iter(
-        [
-            lambda: (folder / "exit.json.keeper").touch(),
-            lambda: (folder / "exit.json.keeper").rename(folder / "exit.json"),
-            lambda: None,
-            lambda: (folder / "exit.json.keeper").touch(),
-        ]
-    )
+    (folder / "exit.json").touch()
+    list_now = os.listdir
+    stale = [["exit.json.keeper"]]
+    monkeypatch.setattr(sweep.os, "listdir", lambda top: stale.pop() if stale else list_now(top))
 
-    def listdir_between_two_steps_of_the_keeper(descriptor: int) -> list[str]:
-        next(steps, lambda: None)()
-        names = listdir(descriptor)
-        next(steps, lambda: None)()
-        return names
-
-    monkeypatch.setattr(os, "listdir", listdir_between_two_steps_of_the_keeper)
     remove_tree(folder)
 
-    assert next(steps, None) is None
+    assert not folder.exists()
+
+
+def test_a_file_that_comes_after_the_last_look_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "sandbox"
+    folder.mkdir()
+    (folder / "exit.json").touch()
+    list_now = os.listdir
+    stale: list[list[str]] = [[]]
+    monkeypatch.setattr(sweep.os, "listdir", lambda top: stale.pop() if stale else list_now(top))
+
+    remove_tree(folder)
+
     assert not folder.exists()

@@ -10,6 +10,7 @@ accepted ──started──▶ running ──prompt──▶ waiting
 Everything that comes out of a sandbox passes `admit`, which treats it as written by an attacker.
 """
 
+import signal
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any
@@ -205,8 +206,8 @@ def apply(run: Run, kind: Kind, data: Any, at: float) -> None:
 def run_end(ended: Ended, *, wall_s: float, peak_bytes: int, limit_bytes: int, oom_killed: bool) -> RunEnd:
     """How a run really ended: the runner's word, and the cgroup's for the cause of a death.
 
-    `memory-limit` comes from the cgroup's counter alone; `os._exit(137)` and a SIGKILL that the program sent itself
-    look the same to the runner.
+    `memory-limit` comes from the cgroup's counter alone, and only for a SIGKILL: the counter may have counted a child
+    of an interpreter that then exited by itself, be it with 137.
     """
     cost = Cost(cpu_s=round(ended.cpu_s, 6), peak_bytes=peak_bytes, wall_s=round(wall_s, 6))
     if ended.status is not RunStatus.KERNEL_DIED:
@@ -221,7 +222,7 @@ def run_end(ended: Ended, *, wall_s: float, peak_bytes: int, limit_bytes: int, o
 
 def _why_died(ended: Ended, peak_bytes: int, limit_bytes: int, oom_killed: bool) -> Reason:
     lost = "the session's variables are lost, its files are kept"
-    if oom_killed:
+    if oom_killed and ended.signal == signal.SIGKILL:
         return Reason(
             code="memory-limit",
             sentence=f"the session reached its memory limit of {limit_bytes} bytes; {lost}",

@@ -7,7 +7,7 @@ import os
 import socket
 import tempfile
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,8 @@ from roost.agent.journal import LogWriter
 from roost.agent.sandbox import LiveSandbox, SessionRuns
 from roost.agent.sweep import boot_id, is_alive, kill_all, remove_group, remove_tree, start_time
 from roost.runtimes import cgroups
-from roost.runtimes.base import Place, Runtime, SandboxHandle, runtimes
+from roost.runtimes.base import Place, Runtime, SandboxHandle
+from roost.runtimes.base import runtimes as installed_runtimes
 from roost.runtimes.keeper import KeeperClient
 from roost.wire.agent import Agent, SessionFiles
 from roost.wire.errors import AgentError, CannotEnforce, SessionNotFound, SessionNotRunning
@@ -74,10 +75,10 @@ class SandboxFile(msgspec.Struct, kw_only=True):
 class LocalAgent(Agent):
     """The agent of this machine for one data folder; `open` recovers what an earlier one left."""
 
-    def __init__(self, data_dir: Path) -> None:
+    def __init__(self, data_dir: Path, runtimes: Mapping[str, Runtime] | None = None) -> None:
         self._data = data_dir
         self._run_dir = run_dir(data_dir)
-        self._runtimes: dict[str, Runtime] = {}
+        self._runtimes = runtimes if runtimes is not None else installed_runtimes()
         self._hierarchies = cgroups.Hierarchies()
         self._writer: LogWriter | None = None
         self._keeper: KeeperClient | None = None
@@ -104,7 +105,6 @@ class LocalAgent(Agent):
                 folder.chmod(mode)
         _check_owner(self._run_dir)
         self._runner = await asyncio.to_thread(install_runner, self._data)
-        self._runtimes = dict(runtimes())
         self._hierarchies = cgroups.here()
         self._writer = LogWriter()
         self._keeper = KeeperClient(self._run_dir, self._runner, self._data / "keeper.log", self._on_exit)
@@ -439,6 +439,7 @@ class LocalAgent(Agent):
     def _save(self, record: SandboxFile) -> None:
         path = self._sandboxes / record.spec.session_id / "sandbox.json"
         making = path.with_suffix(".new")
+        making.touch(mode=0o600)
         making.write_bytes(msgspec.json.encode(record))
         making.rename(path)
 

@@ -256,7 +256,8 @@ def _update(path: str, fields: Dict[str, Any]) -> None:
 
 def _write(path: str, content: Dict[str, Any]) -> None:
     making = path + ".keeper"
-    with open(making, "w") as file:
+    # Every uid can traverse the folder, and the record holds the session's environment.
+    with open(os.open(making, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
         json.dump(content, file)
     os.rename(making, path)
 

@@ -1,25 +1,29 @@
 """Namespaces, a read-only system and a system call filter, by bubblewrap.
 
-Each argument of `command` closes a way out; tests/e2e/test_nothing_is_reached.py has the probes.
+Each line of `profile` closes a way out; tests/e2e/probes.py has the probes that show it.
 """
 
 import asyncio
 import contextlib
+import functools
 import json
 import os
 import shutil
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 
+from roost.runtimes import seccomp
 from roost.runtimes.base import HOME, Place, Runtime, SandboxHandle
 from roost.runtimes.keeper import KeeperClient
-from roost.runtimes.seccomp import filter_program
 from roost.wire.errors import AgentError
 from roost.wire.sandboxes import Isolation, Rung, RuntimeProbe, SandboxSpec
 
 RUNNER = "/opt/roost/runner"
 INFO_TIMEOUT_S = 10.0
 TMP_BYTES = 64 << 20
+
+Profile = dict[str, list[str]]
 
 LISTENER_FD, READY_FD, INFO_FD, SECCOMP_FD = 3, 4, 7, 9
 GIVES = (
@@ -36,6 +40,13 @@ class BubblewrapRuntime(Runtime):
     """Starts a program in namespaces of its own."""
 
     name = "bubblewrap"
+
+    def __init__(
+        self, profile: Callable[[SandboxSpec, Place], Profile] | None = None, rules: seccomp.Rules | None = None
+    ) -> None:
+        """Weaker profiles and filters than the whole ones are for the probes, which show what each line holds."""
+        self._profile = profile or whole_profile
+        self._filter = seccomp.filter_program if rules is None else functools.partial(seccomp.assemble, rules)
 
     def probe(self) -> RuntimeProbe:
         missing = []
@@ -59,19 +70,19 @@ class BubblewrapRuntime(Runtime):
 
     async def launch(self, spec: SandboxSpec, place: Place, keeper: KeeperClient) -> SandboxHandle:
         read_info, write_info = os.pipe2(os.O_CLOEXEC)
-        seccomp = os.memfd_create("seccomp", os.MFD_CLOEXEC)
+        program = os.memfd_create("seccomp", os.MFD_CLOEXEC)
         try:
-            os.write(seccomp, filter_program())
-            os.lseek(seccomp, 0, os.SEEK_SET)
+            os.write(program, self._filter())
+            os.lseek(program, 0, os.SEEK_SET)
             with (place.folder / "launch.log").open("ab") as log:
                 pid, start_time = await keeper.spawn(
-                    command(spec, place),
+                    command(self._profile(spec, place), spec),
                     fds={
                         2: log.fileno(),
                         LISTENER_FD: place.listener,
                         READY_FD: place.ready,
                         INFO_FD: write_info,
-                        SECCOMP_FD: seccomp,
+                        SECCOMP_FD: program,
                     },
                     uid=place.uid,
                     cgroups=place.cgroups,
@@ -80,7 +91,7 @@ class BubblewrapRuntime(Runtime):
                 )
         finally:
             os.close(write_info)
-            os.close(seccomp)
+            os.close(program)
         init_pid = await _read_init_pid(read_info, place.folder / "launch.log")
         return SandboxHandle(pid=pid, start_time=start_time, init_pid=init_pid)
 
@@ -102,7 +113,34 @@ def _namespaces_allowed() -> bool:
         return False
 
 
-def command(spec: SandboxSpec, place: Place) -> list[str]:
+def whole_profile(spec: SandboxSpec, place: Place) -> Profile:
+    """The lines of the profile by what they hold, in bubblewrap's order."""
+    return {
+        "own user namespace": ["--unshare-user", "--uid", "1000", "--gid", "1000"],
+        "no nested user namespaces": ["--disable-userns"],
+        "own processes": ["--unshare-pid", "--proc", "/proc"],
+        "runner is pid 1": ["--as-pid-1"],
+        "own network": ["--unshare-net"],
+        "own ipc": ["--unshare-ipc"],
+        "own host name": ["--unshare-uts", "--hostname", spec.hostname],
+        "own cgroup root": ["--unshare-cgroup-try"],
+        "own terminal session": ["--new-session"],
+        "empty environment": ["--clearenv"],
+        "no capabilities": ["--cap-drop", "ALL"],
+        "system": _system(),
+        "read-only kernel settings": ["--ro-bind", "/proc/sys", "/proc/sys"],
+        "own devices": ["--dev", "/dev"],
+        "sized shared memory": ["--size", str(TMP_BYTES), "--tmpfs", "/dev/shm"],
+        "read-only devices": ["--remount-ro", "/dev"],
+        "sized tmp": ["--size", str(TMP_BYTES), "--tmpfs", "/tmp"],
+        "home": ["--bind", str(place.home), HOME],
+        "runner": ["--ro-bind", str(place.runner), RUNNER],
+        "read-only root": ["--remount-ro", "/"],
+        "filter": ["--seccomp", str(SECCOMP_FD)],
+    }
+
+
+def command(profile: Profile, spec: SandboxSpec) -> list[str]:
     """The whole argument list that starts a sandbox."""
     bwrap = find_bwrap()
     if bwrap is None:
@@ -110,15 +148,8 @@ def command(spec: SandboxSpec, place: Place) -> list[str]:
     settings = {"socket_fd": LISTENER_FD, "ready_fd": READY_FD, "home": HOME, "environ": spec.environ}
     return [
         bwrap,
-        *("--unshare-all", "--unshare-user", "--disable-userns", "--as-pid-1", "--new-session", "--clearenv"),
-        *("--hostname", spec.hostname, "--uid", "1000", "--gid", "1000", "--cap-drop", "ALL"),
-        *_system(),
-        *("--proc", "/proc", "--ro-bind", "/proc/sys", "/proc/sys"),
-        *("--dev", "/dev", "--size", str(TMP_BYTES), "--tmpfs", "/dev/shm", "--remount-ro", "/dev"),
-        *("--size", str(TMP_BYTES), "--tmpfs", "/tmp"),
-        *("--bind", str(place.home), HOME, "--ro-bind", str(place.runner), RUNNER),
-        *("--remount-ro", "/"),
-        *("--seccomp", str(SECCOMP_FD), "--info-fd", str(INFO_FD)),
+        *(argument for line in profile.values() for argument in line),
+        *("--info-fd", str(INFO_FD)),
         *("--", spec.interpreter.path, "-I", "-S", f"{RUNNER}/__main__.py", json.dumps(settings)),
     ]
 
