@@ -1,11 +1,13 @@
 """The agent with its keeper, in front of real sandboxes."""
 
 import asyncio
+import contextlib
 import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from roost.agent.interpreters import find_interpreters
@@ -58,6 +60,23 @@ async def test_a_run_answers_and_state_is_kept(agent: LocalAgent, runtime: str) 
     assert output(first) == "hello\n"
     assert [event.data["text"] for event in second if event.kind is EventKind.RESULT] == ["21"]
     assert [event.seq for event in first] == list(range(1, len(first) + 1))
+
+
+@pytest.mark.parametrize("runtime", ["bubblewrap", "process"])
+async def test_the_environment_of_a_session_is_in_no_argument_list(agent: LocalAgent, runtime: str) -> None:
+    secret = os.urandom(16).hex()
+    spec = msgspec.structs.replace(a_spec(runtime), environ={"TOKEN": secret})
+    await agent.launch(spec)
+
+    known = await run(agent, spec.session_id, "import os; print(os.environ['TOKEN'])")
+    processes = {}
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # ended since
+            processes[path.parent.name] = path.read_bytes()
+
+    assert output(known) == f"{secret}\n"
+    assert str(agent._load(spec.session_id).init_pid) in processes
+    assert [pid for pid, words in processes.items() if secret.encode() in words] == []
 
 
 async def test_launching_twice_gives_the_first_sandbox(agent: LocalAgent) -> None:

@@ -1,4 +1,4 @@
-"""`python3 -I -S <copy>/__main__.py '{"socket_fd": n, "home": path, "environ": {}}'` starts a runner."""
+"""`python3 -I -S <copy>/__main__.py N` starts a runner; its settings are read from descriptor N."""
 
 import os
 import sys

@@ -26,9 +26,10 @@ _STATUSES = ("ok", "error", "exited", "interrupted")
 
 
 def main(argument: str) -> NoReturn:
-    """Serve until the agent says stop. The argument is the JSON object of section 4."""
-    config = json.loads(argument)
+    """Serve until the agent says stop. The argument is the descriptor of the JSON object of section 4."""
     system.set_dumpable(False)
+    with open(int(argument), "rb") as file:
+        config = json.loads(file.read())
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE):
         signal.signal(number, signal.SIG_IGN)
     if os.getpid() != 1:

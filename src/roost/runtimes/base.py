@@ -1,9 +1,13 @@
 """The seam between the agent and whatever makes sandboxes."""
 
+import contextlib
+import json
+import os
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib.metadata import entry_points
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -65,6 +69,20 @@ class Runtime(ABC):
         Raises:
             AgentError: the keeper or the sandbox's program refused.
         """
+
+
+@contextlib.contextmanager
+def settings_file(settings: Mapping[str, Any]) -> Iterator[int]:
+    """The runner's settings as a descriptor for it to inherit: every user of the host can read an argument list."""
+    descriptor = os.memfd_create("settings", os.MFD_CLOEXEC)
+    try:
+        rest = memoryview(json.dumps(settings).encode())
+        while rest:
+            rest = rest[os.write(descriptor, rest) :]
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def runtimes() -> Mapping[str, Runtime]:

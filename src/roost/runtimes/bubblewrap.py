@@ -14,7 +14,7 @@ from importlib import import_module
 from pathlib import Path
 
 from roost.runtimes import seccomp
-from roost.runtimes.base import HOME, Place, Runtime, SandboxHandle
+from roost.runtimes.base import HOME, Place, Runtime, SandboxHandle, settings_file
 from roost.runtimes.keeper import KeeperClient
 from roost.wire.errors import AgentError
 from roost.wire.sandboxes import Isolation, Rung, RuntimeProbe, SandboxSpec
@@ -25,7 +25,7 @@ TMP_BYTES = 64 << 20
 
 Profile = dict[str, list[str]]
 
-LISTENER_FD, READY_FD, INFO_FD, SECCOMP_FD = 3, 4, 7, 9
+LISTENER_FD, READY_FD, SETTINGS_FD, INFO_FD, SECCOMP_FD = 3, 4, 5, 7, 9
 GIVES = (
     "own pid, mount, network, ipc, uts and user namespaces",
     "read-only system",
@@ -71,16 +71,18 @@ class BubblewrapRuntime(Runtime):
     async def launch(self, spec: SandboxSpec, place: Place, keeper: KeeperClient) -> SandboxHandle:
         read_info, write_info = os.pipe2(os.O_CLOEXEC)
         program = os.memfd_create("seccomp", os.MFD_CLOEXEC)
+        settings = {"socket_fd": LISTENER_FD, "ready_fd": READY_FD, "home": HOME, "environ": spec.environ}
         try:
             os.write(program, self._filter())
             os.lseek(program, 0, os.SEEK_SET)
-            with (place.folder / "launch.log").open("ab") as log:
+            with (place.folder / "launch.log").open("ab") as log, settings_file(settings) as descriptor:
                 pid, start_time = await keeper.spawn(
                     command(self._profile(spec, place), spec),
                     fds={
                         2: log.fileno(),
                         LISTENER_FD: place.listener,
                         READY_FD: place.ready,
+                        SETTINGS_FD: descriptor,
                         INFO_FD: write_info,
                         SECCOMP_FD: program,
                     },
@@ -145,12 +147,11 @@ def command(profile: Profile, spec: SandboxSpec) -> list[str]:
     bwrap = find_bwrap()
     if bwrap is None:
         raise AgentError("bubblewrap is not installed", hint="apt-get install bubblewrap")
-    settings = {"socket_fd": LISTENER_FD, "ready_fd": READY_FD, "home": HOME, "environ": spec.environ}
     return [
         bwrap,
         *(argument for line in profile.values() for argument in line),
         *("--info-fd", str(INFO_FD)),
-        *("--", spec.interpreter.path, "-I", "-S", f"{RUNNER}/__main__.py", json.dumps(settings)),
+        *("--", spec.interpreter.path, "-I", "-S", f"{RUNNER}/__main__.py", str(SETTINGS_FD)),
     ]
 
 

@@ -1,8 +1,6 @@
 """No isolation but a home of its own, rlimits and, as root, a uid of its own. Only when asked for by name."""
 
-import json
-
-from roost.runtimes.base import Place, Runtime, SandboxHandle
+from roost.runtimes.base import Place, Runtime, SandboxHandle, settings_file
 from roost.runtimes.keeper import KeeperClient
 from roost.wire.sandboxes import Isolation, Rung, RuntimeProbe, SandboxSpec
 
@@ -32,11 +30,11 @@ class ProcessRuntime(Runtime):
             "home": str(place.home),
             "environ": {**spec.environ, "HOME": str(place.home)},
         }
-        argv = [spec.interpreter.path, "-I", "-S", str(place.runner / "__main__.py"), json.dumps(settings)]
-        with (place.folder / "launch.log").open("ab") as log:
+        argv = [spec.interpreter.path, "-I", "-S", str(place.runner / "__main__.py"), "5"]
+        with (place.folder / "launch.log").open("ab") as log, settings_file(settings) as descriptor:
             pid, start_time = await keeper.spawn(
                 argv,
-                fds={2: log.fileno(), 3: place.listener, 4: place.ready},
+                fds={2: log.fileno(), 3: place.listener, 4: place.ready, 5: descriptor},
                 uid=place.uid,
                 cgroups=place.cgroups,
                 folder=place.folder,
