@@ -2,18 +2,22 @@
 
 import asyncio
 import contextlib
+import gc
 import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 
 from roost.agent.interpreters import find_interpreters
+from roost.agent.link import RunnerLink
 from roost.agent.supervisor import LocalAgent, run_dir
 from roost.runtimes.bubblewrap import BubblewrapRuntime
 from roost.wire.errors import (
+    AgentError,
     CannotEnforce,
     FileNotFoundInSession,
     Forbidden,
@@ -104,6 +108,31 @@ async def test_a_named_limit_that_cannot_be_enforced_is_refused(agent: LocalAgen
         await agent.launch(spec)
 
     assert list((agent._sandboxes).iterdir()) == []
+
+
+async def test_what_a_launch_says_is_for_its_owner_alone(agent: LocalAgent, data_dir: Path) -> None:
+    mask = os.umask(0)
+    try:
+        spec = a_spec()
+        await agent.launch(spec)
+    finally:
+        os.umask(mask)
+
+    assert (data_dir / "sandboxes" / spec.session_id / "launch.log").stat().st_mode & 0o777 == 0o600
+
+
+async def test_a_refused_launch_leaves_no_error_that_nobody_hears(
+    agent: LocalAgent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unheard: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: unheard.append(context))
+    monkeypatch.setattr(RunnerLink, "peer", lambda _: (1, 0))
+
+    with pytest.raises(AgentError, match="in place of the runner"):
+        await agent.launch(a_spec())
+    gc.collect()
+
+    assert unheard == []
 
 
 async def test_the_same_run_id_is_the_same_run(agent: LocalAgent) -> None:

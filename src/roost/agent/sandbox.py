@@ -213,6 +213,8 @@ class LiveSandbox:
         """
         self._received = self.runs.last_frame
         self._hello = asyncio.get_running_loop().create_future()
+        # Whoever answers may be refused before its hello is waited for.
+        self._hello.add_done_callback(lambda hello: hello.cancelled() or hello.exception())
         try:
             async with asyncio.timeout(HELLO_TIMEOUT_S):
                 self._link = await RunnerLink.connect(socket_path, self._on_frames, self._on_lost)

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import msgspec
 
@@ -69,6 +69,11 @@ class Runtime(ABC):
         Raises:
             AgentError: the keeper or the sandbox's program refused.
         """
+
+
+def launch_log(folder: Path) -> BinaryIO:
+    """Where a sandbox's program complains until its runner speaks; every uid can traverse the folder."""
+    return open(folder / "launch.log", "ab", opener=lambda path, flags: os.open(path, flags, 0o600))
 
 
 @contextlib.contextmanager

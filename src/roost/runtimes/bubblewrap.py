@@ -14,7 +14,7 @@ from importlib import import_module
 from pathlib import Path
 
 from roost.runtimes import seccomp
-from roost.runtimes.base import HOME, Place, Runtime, SandboxHandle, settings_file
+from roost.runtimes.base import HOME, Place, Runtime, SandboxHandle, launch_log, settings_file
 from roost.runtimes.keeper import KeeperClient
 from roost.wire.errors import AgentError
 from roost.wire.sandboxes import Isolation, Rung, RuntimeProbe, SandboxSpec
@@ -75,7 +75,7 @@ class BubblewrapRuntime(Runtime):
         try:
             os.write(program, self._filter())
             os.lseek(program, 0, os.SEEK_SET)
-            with (place.folder / "launch.log").open("ab") as log, settings_file(settings) as descriptor:
+            with launch_log(place.folder) as log, settings_file(settings) as descriptor:
                 pid, start_time = await keeper.spawn(
                     command(self._profile(spec, place), spec),
                     fds={

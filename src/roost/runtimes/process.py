@@ -1,6 +1,6 @@
 """No isolation but a home of its own, rlimits and, as root, a uid of its own. Only when asked for by name."""
 
-from roost.runtimes.base import Place, Runtime, SandboxHandle, settings_file
+from roost.runtimes.base import Place, Runtime, SandboxHandle, launch_log, settings_file
 from roost.runtimes.keeper import KeeperClient
 from roost.wire.sandboxes import Isolation, Rung, RuntimeProbe, SandboxSpec
 
@@ -31,7 +31,7 @@ class ProcessRuntime(Runtime):
             "environ": {**spec.environ, "HOME": str(place.home)},
         }
         argv = [spec.interpreter.path, "-I", "-S", str(place.runner / "__main__.py"), "5"]
-        with (place.folder / "launch.log").open("ab") as log, settings_file(settings) as descriptor:
+        with launch_log(place.folder) as log, settings_file(settings) as descriptor:
             pid, start_time = await keeper.spawn(
                 argv,
                 fds={2: log.fileno(), 3: place.listener, 4: place.ready, 5: descriptor},
