@@ -110,7 +110,7 @@ def test_without_its_lines_a_probe_succeeds_and_with_any_of_them_it_does_not(use
 
 
 def test_every_line_of_the_profile_and_every_group_of_the_filter_has_a_probe() -> None:
-    place = Place(folder=Path(), home=Path(), runner=Path(), listener=0, ready=0, uid=None)
+    place = Place(folder=Path(), home=Path(), runner=Path(), programs=Path(), listener=0, ready=0, uid=None)
     spec = SandboxSpec(session_id=new_session_id(), interpreter=find_interpreters()[0])
     lines = {*bubblewrap.whole_profile(spec, place), *seccomp.rules()}
     # A session needs what these bring; what they keep closed goes by a name of its own.

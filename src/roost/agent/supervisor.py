@@ -24,6 +24,7 @@ from roost.runtimes import cgroups
 from roost.runtimes.base import Place, Runtime, SandboxHandle
 from roost.runtimes.base import runtimes as installed_runtimes
 from roost.runtimes.keeper import KeeperClient
+from roost.runtimes.programs import first_closed
 from roost.wire.agent import Agent, SessionFiles
 from roost.wire.errors import AgentError, CannotEnforce, SessionNotFound, SessionNotRunning
 from roost.wire.reasons import Reason
@@ -160,6 +161,11 @@ class LocalAgent(Agent):
         home.mkdir(parents=True, mode=0o700)
         folder.chmod(0o711)
         uid = self._free_uid() if os.getuid() == 0 else None
+        if uid is not None and (closed := first_closed(self._runner)) is not None:
+            raise AgentError(
+                f"sessions have uids of their own, which cannot pass {closed}",
+                hint=f"chmod o+x {closed}, or keep the data elsewhere",
+            )
         if uid is not None:
             os.chown(home, uid, uid)
         group = self._group(spec.session_id, spec)
@@ -170,6 +176,7 @@ class LocalAgent(Agent):
                 folder=folder,
                 home=home,
                 runner=self._runner,
+                programs=self._data / "programs",
                 listener=listener.fileno(),
                 ready=write_ready,
                 uid=uid,

