@@ -4,7 +4,7 @@ import asyncio
 import os
 
 from roost.agent.supervisor import LocalAgent
-from roost.wire.runs import Event, EventKind, RunSpec
+from roost.wire.runs import Event, EventKind, RunEnd, RunSpec
 
 
 async def end(agent: LocalAgent) -> None:
@@ -23,6 +23,12 @@ async def events_of(agent: LocalAgent, session_id: str, run_id: str) -> list[Eve
             events += page.events
             if events and events[-1].kind is EventKind.END:
                 return events
+
+
+async def end_of(agent: LocalAgent, session_id: str, run_id: str) -> RunEnd:
+    [summary] = [summary for summary in await agent.runs(session_id) if summary.run_id == run_id]
+    assert summary.end is not None
+    return summary.end
 
 
 async def run(agent: LocalAgent, session_id: str, code: str, run_id: str = "") -> list[Event]:

@@ -31,9 +31,9 @@ from roost.wire.errors import (
     SessionNotRunning,
 )
 from roost.wire.ids import new_session_id
-from roost.wire.runs import EventKind, RunEnd, RunSpec, RunState, RunStatus
+from roost.wire.runs import EventKind, RunSpec, RunState, RunStatus
 from roost.wire.sandboxes import Limits, SandboxSpec, SandboxState
-from tests.agents import end, events_of, output, run
+from tests.agents import end, end_of, events_of, output, run
 
 pytestmark = pytest.mark.skipif(
     not BubblewrapRuntime().probe().available, reason="bubblewrap or user namespaces are missing"
@@ -47,12 +47,6 @@ def a_spec(runtime: str | None = None, **limits: int) -> SandboxSpec:
         runtime=runtime,
         limits=Limits(**limits),  # type: ignore[arg-type]  # tests set numbers only
     )
-
-
-async def end_of(agent: LocalAgent, session_id: str, run_id: str) -> RunEnd:
-    [summary] = [summary for summary in await agent.runs(session_id) if summary.run_id == run_id]
-    assert summary.end is not None
-    return summary.end
 
 
 @pytest.mark.parametrize("runtime", ["bubblewrap", "process"])

@@ -1,5 +1,6 @@
 """The run log on disk."""
 
+import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -74,6 +75,34 @@ async def test_a_torn_tail_is_cut(tmp_path: Path, writer: LogWriter, torn: int) 
     last, records = opened(tmp_path, writer)
     last.close()
     assert records == [a_record(1, b"whole"), a_record(2, b"new")]
+
+
+async def test_what_could_not_be_written_is_neither_read_nor_in_the_way(
+    tmp_path: Path, writer: LogWriter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """1. one record is whole; 2. the disk takes half of the next, then is full; 3. there is space, and a third fits."""
+    journal, _ = opened(tmp_path, writer)
+    await journal.append([a_record(1, b"whole")])
+    pwrite = os.pwrite
+
+    def pwrite_half(descriptor: int, data: bytes, offset: int) -> int:
+        if len(data) < 60:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return pwrite(descriptor, data[:-10], offset)
+
+    monkeypatch.setattr(os, "pwrite", pwrite_half)
+    with pytest.raises(OSError, match="No space left"):
+        await journal.append([a_record(2, b"x" * 30), a_record(3, b"y" * 30)])
+    refused = journal.read(1, after=1, upto=3, max_bytes=1000)
+    monkeypatch.undo()
+    await journal.append([a_record(2, b"third")])
+
+    assert refused == []
+    assert journal.read(1, after=0, upto=3, max_bytes=1000) == [a_record(1, b"whole"), a_record(2, b"third")]
+    journal.close()
+    again, found = opened(tmp_path, writer)
+    assert found == [a_record(1, b"whole"), a_record(2, b"third")]
+    again.close()
 
 
 async def test_events_beyond_the_cache_are_read_from_several_segments(tmp_path: Path, writer: LogWriter) -> None:

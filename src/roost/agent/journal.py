@@ -1,7 +1,7 @@
 """The run log of one session: what its runs did, in segment files that outlive every process of ours.
 
 A record is a header and a payload; a torn tail is cut when the log is opened. Appending goes through one writer
-thread for all sessions, which writes whatever is queued for a file with one call.
+thread for all sessions.
 """
 
 import asyncio
@@ -71,6 +71,7 @@ def decode(buffer: bytes, offset: int = 0) -> tuple[Record, int] | None:
 class _Write(NamedTuple):
     descriptor: int
     data: bytes
+    offset: int
     done: asyncio.Future[None]
     loop: asyncio.AbstractEventLoop
 
@@ -83,11 +84,15 @@ class LogWriter:
         self._thread = threading.Thread(target=self._work, name="run-log-writer", daemon=True)
         self._thread.start()
 
-    async def append(self, descriptor: int, data: bytes) -> None:
-        """Append; once this returns the bytes survive the end of every process of ours."""
+    async def append(self, descriptor: int, data: bytes, offset: int) -> None:
+        """Write at a file's end; once this returns the bytes survive the end of every process of ours.
+
+        Raises:
+            OSError: the disk did not take it all, and keeps nothing of it.
+        """
         loop = asyncio.get_running_loop()
         done: asyncio.Future[None] = loop.create_future()
-        self._queue.put(_Write(descriptor, data, done, loop))
+        self._queue.put(_Write(descriptor, data, offset, done, loop))
         await done
 
     def close(self) -> None:
@@ -99,44 +104,32 @@ class LogWriter:
         unsynced: set[int] = set()
         while True:
             try:
-                first = self._queue.get(timeout=SYNC_AFTER_S if unsynced else None)
+                write = self._queue.get(timeout=SYNC_AFTER_S if unsynced else None)
             except queue.Empty:
                 _sync(unsynced)
                 unsynced.clear()
                 continue
-            if first is None:
+            if write is None:
                 _sync(unsynced)
                 return
-            batch, ended = self._drain(first)
-            for descriptor, writes in batch.items():
-                _write(descriptor, writes)
-                unsynced.add(descriptor)
-            if ended:
-                _sync(unsynced)
-                return
-
-    def _drain(self, first: _Write) -> tuple[dict[int, list[_Write]], bool]:
-        batch: dict[int, list[_Write]] = {first.descriptor: [first]}
-        with contextlib.suppress(queue.Empty):
-            while True:
-                write = self._queue.get_nowait()
-                if write is None:
-                    return batch, True
-                batch.setdefault(write.descriptor, []).append(write)
-        return batch, False
+            _write(write)
+            unsynced.add(write.descriptor)
 
 
-def _write(descriptor: int, writes: list[_Write]) -> None:
+def _write(write: _Write) -> None:
     error: OSError | None = None
+    data, offset = memoryview(write.data), write.offset
     try:
-        data = memoryview(b"".join(write.data for write in writes))
         while data:
-            data = data[os.write(descriptor, data) :]
+            written = os.pwrite(write.descriptor, data, offset)
+            data, offset = data[written:], offset + written
     except OSError as caught:
         error = caught
-    for write in writes:
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
-            write.loop.call_soon_threadsafe(_settle, write.done, error)
+        # The next record must not come behind half of this one, nor may any of it be read again.
+        with contextlib.suppress(OSError):
+            os.ftruncate(write.descriptor, write.offset)
+    with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+        write.loop.call_soon_threadsafe(_settle, write.done, error)
 
 
 def _settle(done: asyncio.Future[None], error: OSError | None) -> None:
@@ -187,15 +180,24 @@ class Journal:
             self._size = offset
 
     async def append(self, records: list[Record]) -> None:
-        """Append records in their order; readers may be woken once this returns."""
-        data = bytearray()
+        """Append records in their order; readers may be woken once this returns.
+
+        One call at a time, and none may be cancelled while it writes.
+
+        Raises:
+            OSError: the disk did not take them; the log is as it was.
+        """
         if self._size >= SEGMENT_BYTES:
             self._segment, self._size = self._segment + 1, 0
+        data = bytearray()
+        offsets = []
         for record in records:
-            self._note(record, self._size + len(data))
+            offsets.append(self._size + len(data))
             data += record.encode()
+        await self._writer.append(self._descriptor(self._segment), bytes(data), self._size)
         self._size += len(data)
-        await self._writer.append(self._descriptor(self._segment), bytes(data))
+        for record, offset in zip(records, offsets, strict=True):
+            self._note(record, offset)
 
     def read(self, run: int, after: int, upto: int, max_bytes: int) -> list[Record]:
         """Events of a run behind `after` and up to `upto`; at least one where there is any. May read the disk."""
@@ -243,7 +245,7 @@ class Journal:
 
     def _descriptor(self, segment: int) -> int:
         if segment not in self._descriptors:
-            flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
             self._descriptors[segment] = os.open(self._name(segment), flags, 0o600)
         return self._descriptors[segment]
 

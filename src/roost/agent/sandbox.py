@@ -4,9 +4,9 @@ import asyncio
 import contextlib
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import structlog
@@ -36,7 +36,11 @@ HELLO_TIMEOUT_S = 20.0
 PENDING_FRAMES = 256
 """As many frames may wait for the log before the link is read no further."""
 
+RETRY_FIRST_S, RETRY_LAST_S = 0.05, 1.0
+"""How long to wait before a full disk is tried again, growing from the one to the other."""
+
 log = structlog.get_logger(__name__)
+T = TypeVar("T")
 
 
 class Hello(msgspec.Struct, frozen=True):
@@ -105,12 +109,16 @@ class SessionRuns:
             await self._journal.append([Record(number, 0, 0, acceptance.at, Kind.ACCEPTED, encode_json(acceptance))])
             return self._add(number, acceptance), True
 
-    async def append(self, run: Run, kind: Kind, data: Any, payload: bytes, frame: int = 0) -> None:
-        """Append one event, let it change the run, and wake the readers."""
-        await self.append_all([(run, kind, data, payload, frame)])
+    async def append(self, run: Run, kind: Kind, data: Any, payload: bytes, frame: int = 0) -> bool:
+        """Append one event, let it change the run, and wake the readers. False for an answer that came too late."""
+        return await self.append_all([(run, kind, data, payload, frame)])
 
-    async def append_all(self, events: Sequence[tuple[Run, Kind, Any, bytes, int]]) -> None:
-        """Append events in their order with one write."""
+    async def append_all(self, events: Sequence[tuple[Run, Kind, Any, bytes, int]]) -> bool:
+        """Append events in their order with one write; False if there was none.
+
+        Raises:
+            OSError: the disk did not take it; no run has changed.
+        """
         now = time.time()
         async with self._appending:
             # A run may have ended while its answer waited for the lock.
@@ -125,8 +133,12 @@ class SessionRuns:
                 apply(run, kind, data, now)
                 self.last_frame = max(self.last_frame, frame)
         await self.wake()
+        return bool(events)
 
     async def move_cursor(self, run: Run, seq: int) -> None:
+        await to_its_end(self._move_cursor(run, seq))
+
+    async def _move_cursor(self, run: Run, seq: int) -> None:
         async with self._appending:
             payload = encode_json({"seq": seq})
             await self._journal.append([Record(run.number, 0, 0, time.time(), Kind.CURSOR, payload)])
@@ -137,7 +149,7 @@ class SessionRuns:
         end = lost_end(reason)
         events = [(run, Kind.END, end, encode_json(end), 0) for run in self.all() if run.state is not RunState.ENDED]
         if events:
-            await self.append_all(events)
+            await to_its_end(self.append_all(events))
         await self.wake()
 
     async def wake(self) -> None:
@@ -180,6 +192,47 @@ class _Prompted(msgspec.Struct, frozen=True):
     prompt: int
 
 
+async def to_its_end(work: Coroutine[Any, Any, T]) -> T:
+    """Do work that appends to a log; if the caller is cancelled, when it is done.
+
+    What is half in the log would get its sequence numbers twice, and what is logged but not sent would wait for ever.
+
+    Raises:
+        AgentError: the log cannot be written.
+    """
+    task = asyncio.create_task(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        raise
+    except OSError as error:
+        raise AgentError(
+            f"the run log cannot be written: {error}", hint="free some space on the node's disk"
+        ) from error
+
+
+async def until_written(session_id: str, append: Callable[[], Awaitable[object]], closing: asyncio.Event) -> bool:
+    """Append, again and again while the disk is full; False if `closing` came first and nothing was appended."""
+    delay = 0.0
+    while True:
+        try:
+            await append()
+        except (OSError, AgentError) as error:
+            if not delay:
+                log.warning("log.stalled", session_id=session_id, error=str(error))
+            delay = min(delay * 2 or RETRY_FIRST_S, RETRY_LAST_S)
+        else:
+            if delay:
+                log.info("log.resumed", session_id=session_id)
+            return True
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(delay):
+                await closing.wait()
+        if closing.is_set():
+            return False
+
+
 class LiveSandbox:
     """A session whose sandbox lives: takes the runner's frames into the log, and sends it what was accepted."""
 
@@ -200,7 +253,7 @@ class LiveSandbox:
         self._hello: asyncio.Future[Hello] | None = None
         self._frames: deque[Frame] = deque()
         self._arrived = asyncio.Event()
-        self._closing = False
+        self._closing = asyncio.Event()
         self._received = runs.last_frame
         self._oom_kills = group.oom_kills() if group is not None else 0
         self._pump = asyncio.create_task(self._take_frames(), name=f"sandbox-{session_id}")
@@ -235,11 +288,14 @@ class LiveSandbox:
         if self._link is not None:
             self._link.close()
         # Not cancelled: what is half in the log would get its sequence numbers twice.
-        self._closing = True
+        self._closing.set()
         self._arrived.set()
         await self._pump
 
     async def start(self, spec: RunSpec) -> RunSummary:
+        return await to_its_end(self._start(spec))
+
+    async def _start(self, spec: RunSpec) -> RunSummary:
         run, created = await self.runs.accept(spec)
         if created:
             self._send_start(run)
@@ -252,10 +308,13 @@ class LiveSandbox:
             raise InvalidParameters(f"run {run_id} has had no prompt {number}", hint="wait for a prompt event first")
         if run.state is not RunState.WAITING or number != run.prompts:
             return
+        await to_its_end(self._answer(run, number, text))
+
+    async def _answer(self, run: Run, number: int, text: str | None) -> None:
         answer: dict[str, Any] = {"prompt": number, "eof": True} if text is None else {"prompt": number, "text": text}
-        run.unanswered[number] = text
-        await self.runs.append(run, Kind.INPUT, answer, encode_json(answer))
-        self._send(FrameKind.INPUT, run.number, answer)
+        if await self.runs.append(run, Kind.INPUT, answer, encode_json(answer)):
+            run.unanswered[number] = text
+            self._send(FrameKind.INPUT, run.number, answer)
 
     def interrupt(self, run_id: str | None) -> InterruptOutcome:
         if run_id is None:
@@ -303,13 +362,14 @@ class LiveSandbox:
     async def _take_frames(self) -> None:
         while True:
             await self._arrived.wait()
-            if self._closing:
+            if self._closing.is_set():
                 return
             self._arrived.clear()
             batch = list(self._frames)
             self._frames.clear()
             try:
-                await self._log_frames(batch)
+                if not await self._log_frames(batch):
+                    return
             except (ProtocolBreachError, msgspec.DecodeError) as error:
                 log.warning("sandbox.protocol_breached", session_id=self._session_id, error=str(error))
                 if self._link is not None:
@@ -319,8 +379,11 @@ class LiveSandbox:
             if self._link is not None:
                 self._link.resume()
 
-    async def _log_frames(self, frames: Sequence[Frame]) -> None:
-        """Check, append, acknowledge. Events of one batch are checked one by one against the runs they change."""
+    async def _log_frames(self, frames: Sequence[Frame]) -> bool:
+        """Check, append, acknowledge. Events of one batch are checked one by one against the runs they change.
+
+        False if this was closed while the disk was full: what is not in the log the runner keeps for the next agent.
+        """
         for frame in frames:
             if frame.kind == FrameKind.HELLO:
                 self._take_hello(frame)
@@ -332,7 +395,8 @@ class LiveSandbox:
                 raise ProtocolBreachError(f"frame {frame.frame} where {self._received} is due")
             kind, run = self._kind(frame), self._run(frame)
             if kind not in TEXT and pending:
-                await self.runs.append_all(pending)
+                if not await self._append(pending):
+                    return False
                 pending = []
             data = admit(run, kind, frame.payload)
             payload = frame.payload
@@ -341,12 +405,17 @@ class LiveSandbox:
                 payload = encode_json(data)
             pending.append((run, kind, data, payload, frame.frame))
             if kind not in TEXT:
-                await self.runs.append_all(pending)
+                if not await self._append(pending):
+                    return False
                 pending = []
-        if pending:
-            await self.runs.append_all(pending)
+        if pending and not await self._append(pending):
+            return False
         if numbered and self._link is not None:
             self._link.send(FrameKind.ACK, 0, {"frame": self._received})
+        return True
+
+    async def _append(self, events: Sequence[tuple[Run, Kind, Any, bytes, int]]) -> bool:
+        return await until_written(self._session_id, lambda: self.runs.append_all(events), self._closing)
 
     def _take_hello(self, frame: Frame) -> None:
         if self._hello is None or self._hello.done():

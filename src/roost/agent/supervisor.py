@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import hashlib
 import os
 import socket
@@ -18,7 +19,7 @@ from roost.agent.files import HomeFiles
 from roost.agent.install import install_runner
 from roost.agent.interpreters import find_interpreters
 from roost.agent.journal import LogWriter
-from roost.agent.sandbox import LiveSandbox, SessionRuns
+from roost.agent.sandbox import LiveSandbox, SessionRuns, until_written
 from roost.agent.sweep import boot_id, is_alive, kill_all, remove_group, remove_tree, start_time
 from roost.runtimes import cgroups
 from roost.runtimes.base import Place, Runtime, SandboxHandle
@@ -320,7 +321,10 @@ class LocalAgent(Agent):
                 record.init_pid, record.pids().get(record.init_pid, 0)
             ):
                 record.generation += 1
-                self._save(record)
+                try:
+                    self._save(record)
+                except OSError as error:  # the runner takes the same generation once more
+                    log.warning("sandbox.not_saved", session_id=session_id, error=str(error))
                 await self._connect(record, group)
                 log.info("sandbox.recovered", session_id=session_id)
                 return
@@ -362,7 +366,7 @@ class LocalAgent(Agent):
         await asyncio.to_thread(remove_tree, folder)
         if reason is not None:
             with contextlib.suppress(SessionNotFound):
-                await (await self._session_runs(session_id)).lose(reason)
+                await self._session_runs(session_id, lost=reason)
 
     def _on_exit(self, message: dict[str, Any]) -> None:
         """The keeper says that a child of its ended."""
@@ -467,14 +471,23 @@ class LocalAgent(Agent):
             raise SessionNotRunning(f"the sandbox of session {session_id} is gone")
         raise SessionNotFound(f"this node has no session {session_id}")
 
-    async def _session_runs(self, session_id: str, *, make: bool = False) -> SessionRuns:
+    async def _session_runs(self, session_id: str, *, make: bool = False, lost: Reason | None = None) -> SessionRuns:
+        """The runs of a session; if its sandbox is gone they are `lost`, also those that a full disk kept open."""
         if session_id not in self._runs:
             folder = self._logs / session_id
             if not make and not folder.exists():
                 raise SessionNotFound(f"this node has no session {session_id}")
             assert self._writer is not None
             self._runs[session_id] = SessionRuns(folder, self._writer)
-        return self._runs[session_id]
+            if not make:
+                lost = lost or Reason(code="node-lost", sentence="the sandbox is gone")
+        runs = self._runs[session_id]
+        if lost is not None:
+            try:
+                await runs.lose(lost)
+            except AgentError:
+                self._spawn(until_written(session_id, functools.partial(runs.lose, lost), asyncio.Event()))
+        return runs
 
 
 def run_dir(data_dir: Path) -> Path:
