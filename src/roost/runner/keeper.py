@@ -13,13 +13,14 @@ import signal
 import socket
 import struct
 import sys
-from typing import Any, Dict, List, NoReturn, Optional, Tuple
+from typing import Any, Callable, Dict, List, NoReturn, Optional
 
 from . import system
 
 VERSION = 1
 MAX_MESSAGE = 1 << 20
 MAX_DESCRIPTORS = 64
+MAX_UNSENT = 1 << 20
 SPAWN_FAILED = 127
 
 
@@ -42,36 +43,69 @@ class Keeper:
         signal.signal(signal.SIGCHLD, lambda number, frame: None)
         self._listener.setblocking(False)
         self._selector.register(self._listener, selectors.EVENT_READ, self._accept)
-        self._selector.register(wake_read, selectors.EVENT_READ, lambda: _drain(wake_read))
+        self._selector.register(wake_read, selectors.EVENT_READ, lambda _: _drain(wake_read))
         while not (self._retired and not self._children):
-            for key, _ in self._selector.select():
-                key.data()
+            for key, events in self._selector.select():
+                key.data(events)
             self._reap()
 
-    def _accept(self) -> None:
+    def _accept(self, _events: int) -> None:
         try:
             connection, _ = self._listener.accept()
         except OSError:
             return
+        connection.setblocking(False)
         peer = _Connection(connection)
         self._connections.append(peer)
-        self._selector.register(connection, selectors.EVENT_READ, lambda: self._receive(peer))
+        peer.on_ready = lambda events: self._on_ready(peer, events)
+        self._selector.register(connection, selectors.EVENT_READ, peer.on_ready)
+
+    def _on_ready(self, peer: "_Connection", events: int) -> None:
+        if peer.closed:
+            return
+        if events & selectors.EVENT_WRITE:
+            self._send(peer, b"")
+        if events & selectors.EVENT_READ:
+            self._receive(peer)
 
     def _receive(self, peer: "_Connection") -> None:
+        # Whatever a peer sends: it may cost the connection, never the keeper.
         try:
             open_still = peer.receive()
-            for request, descriptors in peer.requests():
+            while not peer.closed:
+                request = peer.next_request()
+                if request is None:
+                    break
+                descriptors = peer.take_descriptors(len(request.get("fds", ())))
                 try:
-                    peer.send(self._answer(request, descriptors))
+                    answer = self._answer(request, descriptors)
                 finally:
                     for descriptor in descriptors:
                         os.close(descriptor)
-        except (OSError, ValueError):
+                self._send(peer, _encode(answer))
+        except Exception:
             open_still = False
         if not open_still:
-            self._selector.unregister(peer.socket)
-            self._connections.remove(peer)
-            peer.close()
+            self._drop(peer)
+
+    def _send(self, peer: "_Connection", data: bytes) -> None:
+        """Send what the socket takes now, the rest when it has room; who does not read is let go."""
+        if peer.closed:
+            return
+        try:
+            peer.send(data)
+        except (OSError, ValueError):
+            self._drop(peer)
+            return
+        events = selectors.EVENT_READ | (selectors.EVENT_WRITE if peer.unsent else 0)
+        self._selector.modify(peer.socket, events, peer.on_ready)
+
+    def _drop(self, peer: "_Connection") -> None:
+        if peer.closed:
+            return
+        self._selector.unregister(peer.socket)
+        self._connections.remove(peer)
+        peer.close()
 
     def _answer(self, request: Dict[str, Any], descriptors: List[int]) -> Dict[str, Any]:
         answer = {"id": request.get("id")}  # type: Dict[str, Any]
@@ -81,11 +115,12 @@ class Keeper:
             elif request["op"] == "spawn":
                 answer.update(self._spawn(request, descriptors))
             elif request["op"] == "retire":
+                if not self._retired:
+                    self._selector.unregister(self._listener)
                 self._retired = True
-                self._selector.unregister(self._listener)
             else:
                 answer["error"] = "unknown op {!r}".format(request["op"])
-        except (OSError, KeyError, TypeError, ValueError) as error:
+        except Exception as error:
             answer["error"] = f"{type(error).__name__}: {error}"
         return answer
 
@@ -94,12 +129,12 @@ class Keeper:
             raise ValueError("this keeper is retired")
         gate_read, gate_write = os.pipe()
         try:
-            pid = os.fork()
-            if pid == 0:
-                _child(request, descriptors, gate_read)
-        finally:
-            os.close(gate_read)
-        try:
+            try:
+                pid = os.fork()
+                if pid == 0:
+                    _child(request, descriptors, gate_read)
+            finally:
+                os.close(gate_read)
             self._children[pid] = request["dir"]
             for path in request["cgroups"]:
                 with open(path, "w") as group:
@@ -138,10 +173,7 @@ class Keeper:
         except OSError:
             pass  # the folder is swept already
         for peer in list(self._connections):
-            try:
-                peer.send(dict(ended, event="exited", dir=folder))
-            except OSError:
-                pass  # its end shows at the next read
+            self._send(peer, _encode(dict(ended, event="exited", dir=folder)))
 
 
 class _Connection:
@@ -149,13 +181,19 @@ class _Connection:
 
     def __init__(self, connection: socket.socket) -> None:
         self.socket = connection
+        self.unsent = bytearray()
+        self.closed = False
+        self.on_ready: Callable[[int], None] = lambda _events: None
         self._buffer = b""
         self._descriptors = []  # type: List[int]
 
     def receive(self) -> bool:
         """Read once; False when the agent is gone."""
         size = array.array("i").itemsize
-        data, ancillary, _, _ = self.socket.recvmsg(65536, socket.CMSG_SPACE(MAX_DESCRIPTORS * size))
+        try:
+            data, ancillary, flags, _ = self.socket.recvmsg(65536, socket.CMSG_SPACE(MAX_DESCRIPTORS * size))
+        except BlockingIOError:
+            return True
         for level, kind, content in ancillary:
             if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
                 numbers = array.array("i")
@@ -163,33 +201,52 @@ class _Connection:
                 self._descriptors.extend(numbers)
         for descriptor in self._descriptors:
             os.set_inheritable(descriptor, False)
+        if flags & socket.MSG_CTRUNC or len(self._descriptors) > MAX_DESCRIPTORS:
+            raise ValueError("more descriptors than any request has")
         self._buffer += data
         return bool(data)
 
-    def requests(self) -> List[Tuple[Dict[str, Any], List[int]]]:
-        """Every whole message that has arrived, with its descriptors."""
-        found = []
-        while len(self._buffer) >= 4:
-            length = struct.unpack(">I", self._buffer[:4])[0]
-            if length > MAX_MESSAGE:
-                raise ValueError(f"a message of {length} bytes")
-            if len(self._buffer) < 4 + length:
-                break
-            request = json.loads(self._buffer[4 : 4 + length].decode())
-            self._buffer = self._buffer[4 + length :]
-            count = len(request.get("fds", ()))
-            found.append((request, self._descriptors[:count]))
-            del self._descriptors[:count]
-        return found
+    def next_request(self) -> Optional[Dict[str, Any]]:
+        """The next whole message that has arrived."""
+        if len(self._buffer) < 4:
+            return None
+        length = struct.unpack(">I", self._buffer[:4])[0]
+        if length > MAX_MESSAGE:
+            raise ValueError(f"a message of {length} bytes")
+        if len(self._buffer) < 4 + length:
+            return None
+        request = json.loads(self._buffer[4 : 4 + length].decode())
+        if not isinstance(request, dict):
+            raise ValueError("a message that is no object")
+        self._buffer = self._buffer[4 + length :]
+        return request
 
-    def send(self, message: Dict[str, Any]) -> None:
-        body = json.dumps(message).encode()
-        self.socket.sendall(struct.pack(">I", len(body)) + body)
+    def take_descriptors(self, count: int) -> List[int]:
+        """The first of those that arrived."""
+        taken = self._descriptors[:count]
+        del self._descriptors[:count]
+        return taken
+
+    def send(self, data: bytes) -> None:
+        """Send without blocking; what is left waits in `unsent`."""
+        self.unsent += data
+        try:
+            while self.unsent:
+                del self.unsent[: self.socket.send(self.unsent)]
+        except BlockingIOError:
+            if len(self.unsent) > MAX_UNSENT:
+                raise ValueError("a peer that does not read") from None
 
     def close(self) -> None:
+        self.closed = True
         for descriptor in self._descriptors:
             os.close(descriptor)
         self.socket.close()
+
+
+def _encode(message: Dict[str, Any]) -> bytes:
+    body = json.dumps(message).encode()
+    return struct.pack(">I", len(body)) + body
 
 
 def _child(request: Dict[str, Any], descriptors: List[int], gate: int) -> NoReturn:
