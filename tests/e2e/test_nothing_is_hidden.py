@@ -21,7 +21,7 @@ LIMIT = 128 << 20
 PATIENCE_S = 2.0
 
 
-EXITED, SIGNALLED = "kernel-exited", "kernel-signalled"
+EXITED, SIGNALLED, CLOSED = "kernel-exited", "kernel-signalled", "channel-closed"
 
 
 @dataclass(frozen=True)
@@ -37,16 +37,14 @@ DEATHS = {
     "kills itself": Death("import os; os.kill(os.getpid(), 9)", {137: SIGNALLED}),
     "kills its group": Death("import os; os.kill(0, 9)", {137: SIGNALLED}),
     "segfaults": Death("import ctypes; ctypes.string_at(0)", {139: SIGNALLED}),
-    "becomes another program": Death("import os; os.execv('/bin/true', ['true'])", {0: EXITED, 137: SIGNALLED}),
-    "closes every descriptor": Death("import os; os.closerange(0, 65536)", {1: EXITED, 137: SIGNALLED}),
-    "closes every descriptor and goes on": Death(
-        "import os; os.closerange(0, 65536)\nwhile True: pass", {137: SIGNALLED}
-    ),
+    "becomes another program": Death("import os; os.execv('/bin/true', ['true'])", {0: EXITED, 137: CLOSED}),
+    "closes every descriptor": Death("import os; os.closerange(0, 65536)", {1: EXITED, 137: CLOSED}),
+    "closes every descriptor and goes on": Death("import os; os.closerange(0, 65536)\nwhile True: pass", {137: CLOSED}),
     "closes every descriptor for good": Death(
         "import os, signal\nos.closerange(0, 65536)\n"
         "for n in set(range(1, 65)) - {9, 19, 32, 33}: signal.signal(n, signal.SIG_IGN)\n"
         "while True: pass",
-        {137: SIGNALLED},
+        {137: CLOSED},
     ),
 }
 EXHAUST = "x = bytearray(512 << 20)"

@@ -40,6 +40,15 @@ pytestmark = pytest.mark.skipif(
 )
 
 
+WRITE_EVERYWHERE = """
+import os, time
+for number in range(3, 256):
+    try: os.write(number, b'x' * 256)
+    except OSError: pass
+time.sleep(600)
+"""
+
+
 def a_spec(runtime: str | None = None, **limits: int) -> SandboxSpec:
     return SandboxSpec(
         session_id=new_session_id(),
@@ -198,6 +207,9 @@ async def test_a_prompt_is_answered_once(agent: LocalAgent) -> None:
         ("import os; os._exit(137)", 137, "kernel-exited"),
         ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", 137, "kernel-signalled"),
         ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", 139, "kernel-signalled"),
+        ("import os, time; os.closerange(3, 256); time.sleep(600)", 137, "channel-closed"),
+        ("import os; os.execv('/bin/sleep', ['sleep', '600'])", 137, "channel-closed"),
+        (WRITE_EVERYWHERE, 137, "channel-broken"),
     ],
 )
 async def test_a_kernel_that_dies_ends_its_run_with_a_reason(

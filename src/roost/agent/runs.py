@@ -13,7 +13,7 @@ Everything that comes out of a sandbox passes `admit`, which treats it as writte
 import signal
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -91,6 +91,8 @@ class Ended(msgspec.Struct, frozen=True):
     status: RunStatus
     exit_code: int
     signal: int | None = None
+    channel: Literal["closed", "broken"] | None = None
+    """Why the runner itself killed its kernel."""
     cpu_s: float = 0.0
     dequeued: bool = False
 
@@ -222,6 +224,13 @@ def run_end(ended: Ended, *, wall_s: float, peak_bytes: int, limit_bytes: int, o
 
 def _why_died(ended: Ended, peak_bytes: int, limit_bytes: int, oom_killed: bool) -> Reason:
     lost = "the session's variables are lost, its files are kept"
+    if ended.channel is not None:
+        what = "closed" if ended.channel == "closed" else "wrote to"
+        return Reason(
+            code=f"channel-{ended.channel}",
+            sentence=f"the interpreter {what} its channel to the runner, which ended it; {lost}",
+            hint="close, write to and replace only descriptors that your code has opened",
+        )
     if oom_killed and ended.signal == signal.SIGKILL:
         return Reason(
             code="memory-limit",

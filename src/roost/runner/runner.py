@@ -49,6 +49,10 @@ class _GarbageError(Exception):
     """The kernel said something that it cannot say: user code wrote to its socket."""
 
 
+class _ClosedError(_GarbageError):
+    """The kernel closed its socket."""
+
+
 class _Run:
     def __init__(self, number: int, code: str, echo: bool) -> None:
         self.number = number
@@ -182,8 +186,10 @@ class Runner:
             if events & selectors.EVENT_READ:
                 for word in kernel.receive():
                     self._on_word(kernel, word)
-        except (_GarbageError, ValueError, KeyError, TypeError, RecursionError, OSError):
+        except (_GarbageError, ValueError, KeyError, TypeError, RecursionError, OSError) as error:
             # Its death, which ends the run, comes by SIGCHLD.
+            if not kernel.is_dying():
+                kernel.channel = "closed" if isinstance(error, (_ClosedError, OSError)) else "broken"
             kernel.kill()
             kernel.close()
 
@@ -244,9 +250,9 @@ class Runner:
         kernel.reported += spent
         self._end(run, status, code, spent)
 
-    def _end(self, run: _Run, status: str, code: int, spent: float, number: int | None = None) -> None:
+    def _end(self, run: _Run, status: str, code: int, spent: float, **more: Any) -> None:
         self._emit_tails()
-        self._emit_end(run.number, status, code, spent, signal=number)
+        self._emit_end(run.number, status, code, spent, **more)
         self._current = None
 
     def _emit_end(self, run: int, status: str, code: int, spent: float, **more: Any) -> None:
@@ -309,7 +315,10 @@ class Runner:
             self._drain()
             number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else None
             code = os.WEXITSTATUS(status) if number is None else 128 + number
-            self._end(run, "kernel-died", code, max(0.0, kernel.cpu_seconds - kernel.reported), number)
+            spent = max(0.0, kernel.cpu_seconds - kernel.reported)
+            # It may have ended by itself before our signal reached it.
+            channel = kernel.channel if number == signal.SIGKILL else None
+            self._end(run, "kernel-died", code, spent, signal=number, channel=channel)
         self._state_lost = self._state_lost or kernel.used
         # One that died without a run would die again at once; the next run gets its own.
         self._kernel = self._fork() if kernel.used else None
@@ -390,6 +399,7 @@ class _Kernel:
         self.control.setblocking(False)
         self.sync.setblocking(False)
         self.status: int | None = None
+        self.channel: str | None = None
         self.cpu_seconds = 0.0
         self.reported = 0.0
         self.used = False
@@ -446,7 +456,7 @@ class _Kernel:
         except BlockingIOError:
             return []
         if not data:
-            raise _GarbageError("the kernel closed its socket")
+            raise _ClosedError
         inbox = self._inbox
         inbox += data
         words = []
@@ -463,6 +473,10 @@ class _Kernel:
             words.append(word)
             del inbox[:end]
         return words
+
+    def is_dying(self) -> bool:
+        """Whether it ends by itself, so that a broken conversation proves nothing."""
+        return self.status is not None or system.is_exiting(self.pid)
 
     def kill(self) -> None:
         self.signal(signal.SIGKILL)

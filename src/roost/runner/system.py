@@ -6,6 +6,7 @@ import os
 
 _PR_SET_DUMPABLE = 4
 _PR_SET_CHILD_SUBREAPER = 36
+_PF_EXITING = 0x4
 
 
 def set_dumpable(dumpable: bool) -> None:
@@ -36,6 +37,16 @@ def start_time(pid: int) -> int:
     """Field 22 of `/proc/<pid>/stat`: tells two processes of one pid apart."""
     with open(f"/proc/{pid}/stat") as file:
         return int(file.read().rpartition(")")[2].split()[19])
+
+
+def is_exiting(pid: int) -> bool:
+    """Whether a process is on its way out, so that the kernel closes its descriptors; True also where nobody knows."""
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            flags = int(file.read().rpartition(")")[2].split()[6])
+    except (OSError, ValueError, IndexError):
+        return True
+    return bool(flags & _PF_EXITING)
 
 
 def boot_id() -> str:
