@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -52,7 +52,10 @@ class Hello(msgspec.Struct, frozen=True):
 
 
 class SessionRuns:
-    """A session's runs and their log. Works without a sandbox too, for sessions that have ended."""
+    """A session's runs and their log. Works without a sandbox too, for sessions that have ended.
+
+    Making one reads the whole log, so that is done in a thread.
+    """
 
     def __init__(self, folder: Path, writer: LogWriter) -> None:
         self._journal = Journal(folder, writer)
@@ -60,12 +63,27 @@ class SessionRuns:
         self._by_id: dict[str, Run] = {"": self._runs[0]}
         self._changed = asyncio.Condition()
         self._appending = asyncio.Lock()
+        self._users = 0
         self.last_frame = 0
         for record in self._journal.open():
             self._replay(record)
 
     def close(self) -> None:
         self._journal.close()
+
+    @contextlib.contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Nobody may close this meanwhile."""
+        self._users += 1
+        try:
+            yield
+        finally:
+            self._users -= 1
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nobody uses it and every run has ended, so that it may be closed, and opened again when asked for."""
+        return self._users == 0 and all(run.state is RunState.ENDED for run in self.all())
 
     # What readers ask
 
@@ -81,7 +99,10 @@ class SessionRuns:
         return self._runs[1:]
 
     async def read(self, run_id: str, *, after: int, max_bytes: int, wait_s: float) -> Page:
-        run = self.run(run_id)
+        with self.in_use():
+            return await self._read(self.run(run_id), after, max_bytes, wait_s)
+
+    async def _read(self, run: Run, after: int, max_bytes: int, wait_s: float) -> Page:
         if wait_s > 0 and run.last_seq <= after and run.state is not RunState.ENDED:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(wait_s), self._changed:
@@ -136,7 +157,8 @@ class SessionRuns:
         return bool(events)
 
     async def move_cursor(self, run: Run, seq: int) -> None:
-        await to_its_end(self._move_cursor(run, seq))
+        with self.in_use():
+            await to_its_end(self._move_cursor(run, seq))
 
     async def _move_cursor(self, run: Run, seq: int) -> None:
         async with self._appending:
@@ -148,9 +170,10 @@ class SessionRuns:
         """End every open run, because its sandbox is gone."""
         end = lost_end(reason)
         events = [(run, Kind.END, end, encode_json(end), 0) for run in self.all() if run.state is not RunState.ENDED]
-        if events:
-            await to_its_end(self.append_all(events))
-        await self.wake()
+        with self.in_use():
+            if events:
+                await to_its_end(self.append_all(events))
+            await self.wake()
 
     async def wake(self) -> None:
         async with self._changed:
@@ -254,6 +277,8 @@ class LiveSandbox:
         self._frames: deque[Frame] = deque()
         self._arrived = asyncio.Event()
         self._closing = asyncio.Event()
+        self._using = contextlib.ExitStack()
+        self._using.enter_context(runs.in_use())
         self._received = runs.last_frame
         self._oom_kills = group.oom_kills() if group is not None else 0
         self._pump = asyncio.create_task(self._take_frames(), name=f"sandbox-{session_id}")
@@ -291,6 +316,7 @@ class LiveSandbox:
         self._closing.set()
         self._arrived.set()
         await self._pump
+        self._using.close()
 
     async def start(self, spec: RunSpec) -> RunSummary:
         return await to_its_end(self._start(spec))

@@ -45,6 +45,8 @@ FIRST_UID = 200_000
 UIDS_PER_DATA_DIR = 50_000
 UID_BLOCKS = 1_000
 READY_TIMEOUT_S = 20.0
+IDLE_LOGS = 64
+"""As many logs of sessions that nobody uses stay open."""
 
 log = structlog.get_logger(__name__)
 
@@ -86,6 +88,8 @@ class LocalAgent(Agent):
         self._keeper: KeeperClient | None = None
         self._runner = Path()
         self._runs: dict[str, SessionRuns] = {}
+        """the logs that are open, the one asked for last at the end"""
+        self._opening: dict[str, asyncio.Task[None]] = {}
         self._live: dict[str, LiveSandbox] = {}
         self._launching: dict[str, asyncio.Lock] = {}
         self._ended: asyncio.Queue[SandboxEnded] = asyncio.Queue()
@@ -123,7 +127,7 @@ class LocalAgent(Agent):
         self._live.clear()
         for task in list(self._tasks):
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*self._tasks, *self._opening.values(), return_exceptions=True)
         if self._keeper is not None:
             if is_idle and self._keeper.is_connected:
                 try:
@@ -472,22 +476,40 @@ class LocalAgent(Agent):
         raise SessionNotFound(f"this node has no session {session_id}")
 
     async def _session_runs(self, session_id: str, *, make: bool = False, lost: Reason | None = None) -> SessionRuns:
-        """The runs of a session; if its sandbox is gone they are `lost`, also those that a full disk kept open."""
-        if session_id not in self._runs:
-            folder = self._logs / session_id
-            if not make and not folder.exists():
+        """The runs of a session; if its sandbox is gone they are `lost`, also those that a full disk kept open.
+
+        Use them at once: after the caller's next await they may be closed.
+        """
+        if lost is not None and session_id in self._runs:
+            await self._lose_runs(session_id, self._runs[session_id], lost)
+        while session_id not in self._runs:
+            if not make and not (self._logs / session_id).exists():
                 raise SessionNotFound(f"this node has no session {session_id}")
-            assert self._writer is not None
-            self._runs[session_id] = SessionRuns(folder, self._writer)
-            if not make:
+            if session_id not in self._opening:
                 lost = lost or Reason(code="node-lost", sentence="the sandbox is gone")
-        runs = self._runs[session_id]
+                opening = asyncio.create_task(self._open_runs(session_id, None if make else lost))
+                self._opening[session_id] = opening
+                opening.add_done_callback(lambda _: self._opening.pop(session_id))
+            # Not cancelled with one caller: others may wait for it too.
+            await asyncio.shield(self._opening[session_id])
+        self._runs[session_id] = self._runs.pop(session_id)
+        return self._runs[session_id]
+
+    async def _open_runs(self, session_id: str, lost: Reason | None) -> None:
+        assert self._writer is not None
+        runs = await asyncio.to_thread(SessionRuns, self._logs / session_id, self._writer)
         if lost is not None:
-            try:
-                await runs.lose(lost)
-            except AgentError:
-                self._spawn(until_written(session_id, functools.partial(runs.lose, lost), asyncio.Event()))
-        return runs
+            await self._lose_runs(session_id, runs, lost)
+        self._runs[session_id] = runs
+        idle = [name for name, runs in self._runs.items() if runs.is_idle and name != session_id]
+        for closing in [self._runs.pop(name) for name in idle[: max(0, len(idle) + 1 - IDLE_LOGS)]]:
+            await asyncio.to_thread(closing.close)
+
+    async def _lose_runs(self, session_id: str, runs: SessionRuns, reason: Reason) -> None:
+        try:
+            await runs.lose(reason)
+        except AgentError:
+            self._spawn(until_written(session_id, functools.partial(runs.lose, reason), asyncio.Event()))
 
 
 def run_dir(data_dir: Path) -> Path:
