@@ -229,6 +229,44 @@ async def test_a_kernel_that_dies_ends_its_run_with_a_reason(
     assert output(after) == "alive\n"
 
 
+@pytest.mark.skipif(not Path("/proc/self/io").exists(), reason="this system does not count what processes read")
+@pytest.mark.parametrize(
+    ("code", "read", "written"),
+    [
+        ("x = 1", 0, 0),
+        ("print('é')", 0, 3),
+        ("import sys; print(1); sys.stderr.write('2'); print(3)", 0, 5),
+        ("input()", 0, 0),
+        ("open('file', 'wb').write(bytes(100_000)); None", 0, 100_000),
+        ("x = open('/dev/zero', 'rb', buffering=0).read(70_000)", 70_000, 0),
+        ("pid = os.fork()\nif pid == 0: os.write(file, bytes(5_000)); os._exit(0)\nos.waitpid(pid, 0); None", 0, 5_000),
+    ],
+)
+async def test_a_run_is_told_what_it_read_and_wrote(agent: LocalAgent, code: str, read: int, written: int) -> None:
+    spec = a_spec()
+    await agent.launch(spec)
+    await run(agent, spec.session_id, "import os; file = os.open('other', os.O_CREAT | os.O_WRONLY)")
+
+    await agent.start(spec.session_id, RunSpec(run_id="moves", code=code))
+    page = await agent.read(spec.session_id, "moves", after=1, wait_s=10)
+    if page.run.prompt:
+        await agent.feed(spec.session_id, "moves", prompt=1, text="x" * 1000)
+    await events_of(agent, spec.session_id, "moves")
+
+    cost = (await end_of(agent, spec.session_id, "moves")).cost
+    assert (cost.read_bytes, cost.written_bytes) == (read, written)
+
+
+async def test_what_an_interpreter_that_died_read_is_not_known(agent: LocalAgent) -> None:
+    spec = a_spec()
+    await agent.launch(spec)
+
+    await run(agent, spec.session_id, "open('file', 'wb').write(bytes(100_000))\nimport os; os._exit(1)", "dies")
+
+    cost = (await end_of(agent, spec.session_id, "dies")).cost
+    assert (cost.read_bytes, cost.written_bytes) == (None, None)
+
+
 async def test_memory_limit_names_limit_and_peak(agent: LocalAgent) -> None:
     spec = a_spec(mem_bytes=128 << 20)
     info = await agent.launch(spec)

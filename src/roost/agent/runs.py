@@ -13,7 +13,7 @@ Everything that comes out of a sandbox passes `admit`, which treats it as writte
 import signal
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -85,6 +85,9 @@ class Prompt(msgspec.Struct, frozen=True):
     password: bool = False
 
 
+_Bytes = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
+
+
 class Ended(msgspec.Struct, frozen=True):
     """The runner's word on how a run ended; why it died is for the cgroup to say."""
 
@@ -94,6 +97,8 @@ class Ended(msgspec.Struct, frozen=True):
     channel: Literal["closed", "broken"] | None = None
     """Why the runner itself killed its kernel."""
     cpu_s: float = 0.0
+    read_bytes: _Bytes | None = None
+    written_bytes: _Bytes | None = None
     dequeued: bool = False
 
 
@@ -211,7 +216,13 @@ def run_end(ended: Ended, *, wall_s: float, peak_bytes: int, limit_bytes: int, o
     `memory-limit` comes from the cgroup's counter alone, and only for a SIGKILL: the counter may have counted a child
     of an interpreter that then exited by itself, be it with 137.
     """
-    cost = Cost(cpu_s=round(ended.cpu_s, 6), peak_bytes=peak_bytes, wall_s=round(wall_s, 6))
+    cost = Cost(
+        cpu_s=round(ended.cpu_s, 6),
+        peak_bytes=peak_bytes,
+        read_bytes=ended.read_bytes,
+        written_bytes=ended.written_bytes,
+        wall_s=round(wall_s, 6),
+    )
     if ended.status is not RunStatus.KERNEL_DIED:
         return RunEnd(status=ended.status, exit_code=ended.exit_code, cost=cost)
     return RunEnd(

@@ -99,6 +99,9 @@ class Kernel:
         self._control = control
         self._inbox = bytearray()
         self._fence = _Fence(sync)
+        # What this process reads and writes on behalf of no run.
+        self._heard = 0
+        self._said = 0
         self._loop: Any = None
         self._run = 0
         self._main_thread = get_ident()
@@ -195,7 +198,7 @@ class Kernel:
 
     def _execute(self, message: dict[str, Any]) -> None:
         self._run = message["run"]
-        before = _cpu_seconds()
+        before, traffic = _cpu_seconds(), self._traffic()
         events: list[dict[str, Any]] = []
         status, exit_code = self._outcome(message, events)
         # The code of a run may leave a fork of this process behind; it must not answer for the kernel.
@@ -204,7 +207,30 @@ class Kernel:
             os._exit(exit_code)
         _flush()
         spent = _cpu_seconds() - before
-        self._send(*events, {"op": "end", "status": status, "exit_code": exit_code, "cpu_s": spent})
+        end = {"op": "end", "status": status, "exit_code": exit_code, "cpu_s": spent}
+        after = self._traffic()
+        if traffic is not None and after is not None:
+            end["read_bytes"], end["written_bytes"] = (max(0, late - early) for early, late in zip(traffic, after))
+        self._send(*events, end)
+
+    def _traffic(self) -> tuple[int, int] | None:
+        """Bytes that read and write calls have moved, of children that were waited for too; None where nobody counts.
+
+        The conversation with the runner is left out, and so is this look.
+        """
+        try:
+            descriptor = os.open("/proc/self/io", os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                text = os.read(descriptor, 4096)
+            finally:
+                os.close(descriptor)
+            counts = dict(line.split(b": ") for line in text.splitlines())
+            heard, said = self._heard + self._fence.heard, self._said + self._fence.said
+            moved = int(counts[b"rchar"]) - heard, int(counts[b"wchar"]) - said
+        except Exception:
+            return None
+        self._heard += len(text)
+        return moved
 
     def _outcome(self, message: dict[str, Any], events: list[dict[str, Any]]) -> tuple[str, int]:
         if signal.getsignal(signal.SIGINT) != self._on_interrupt:
@@ -333,11 +359,14 @@ class Kernel:
             data = os.read(self._control, 65_536)
             if not data:
                 return None
+            self._heard += len(data)
             self._inbox += data
 
     def _send(self, *messages: dict[str, Any]) -> None:
         encoded = [json.dumps(message).encode() for message in messages]
-        _write_all(self._control, b"".join(LENGTH.pack(len(data)) + data for data in encoded))
+        words = b"".join(LENGTH.pack(len(data)) + data for data in encoded)
+        _write_all(self._control, words)
+        self._said += len(words)
 
 
 class _Fence:
@@ -349,16 +378,19 @@ class _Fence:
         self._lock = RLock()
         self._asked = 0
         self._answered = 0
+        self.heard = 0
+        self.said = 0
 
     def wait(self) -> None:
         with self._lock:
             mine = self._asked = (self._asked + 1) & 255
-            os.write(self.descriptor, bytes((mine,)))
+            self.said += os.write(self.descriptor, bytes((mine,)))
             # Answers that an interrupt left behind, or that a signal handler's own output took, do not count.
             while (self._answered - mine) & 255 >= 128:
                 data = os.read(self.descriptor, 256)
                 if not data:
                     return
+                self.heard += len(data)
                 self._answered = data[-1]
 
 

@@ -247,8 +247,12 @@ class Runner:
             raise _GarbageError("end")
         if type(spent) not in (int, float) or not 0 <= spent < 1e12:
             raise _GarbageError("end")
+        moved = {name: word.get(name) for name in ("read_bytes", "written_bytes")}
+        for count in moved.values():
+            if count is not None and (type(count) is not int or not 0 <= count < 1 << 63):
+                raise _GarbageError("end")
         kernel.reported += spent
-        self._end(run, status, code, spent)
+        self._end(run, status, code, spent, **moved)
 
     def _end(self, run: _Run, status: str, code: int, spent: float, **more: Any) -> None:
         self._emit_tails()

@@ -63,13 +63,17 @@ class EventKind(StrEnum):
 
 
 class Cost(msgspec.Struct, frozen=True, kw_only=True):
-    """What a run used. Bytes read and written are not measured yet and stay 0."""
+    """What a run used."""
 
     cpu_s: float = 0.0
     peak_bytes: int = 0
     """The highest memory use of the whole sandbox from its launch to the end of the run."""
-    read_bytes: int = 0
-    written_bytes: int = 0
+    read_bytes: int | None = None
+    """What the interpreter, and the children that it waited for, got from read calls: files, whether cached or not, and
+    pipes. Not what came by memory mappings or `recv`. None where it was not measured: the interpreter died, or the
+    system does not count."""
+    written_bytes: int | None = None
+    """The same for write calls; the run's own output counts."""
     wall_s: float = 0.0
 
 
