@@ -1,6 +1,7 @@
 """What a user types, on a machine where nothing is configured: real processes, a real server, real sandboxes."""
 
 import asyncio
+import contextlib
 import json
 import os
 import pty
@@ -191,7 +192,10 @@ def test_the_compatible_face_works_with_what_the_server_wrote(bare: Path) -> Non
     from ai.backend.client.session import Session
 
     command("up")
-    with pytest.warns(APIVersionWarning, match="newer"), Session() as api:
+    api = Session()
+    with pytest.warns(APIVersionWarning, match="newer"):
+        api.open()
+    with contextlib.closing(api):
         session = api.ComputeSession.get_or_create("python", name="class-8")
         again = api.ComputeSession.get_or_create("python", name="class-8")
         result = session.execute(code="1+1", mode="query")
