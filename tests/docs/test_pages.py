@@ -25,7 +25,9 @@ def test_every_route_is_on_the_page_of_the_protocol() -> None:
     served = {(method, path) for method, path in served if method != "HEAD"}
 
     assert also == ["POST"]
-    assert written - {("GET", ""), ("GET", "/healthz")} == served - {("POST", "/session/{ref}/download")}
+    assert written - {("GET", ""), ("GET", "/healthz"), ("GET", "/stream/session/{ref}/execute")} == served - {
+        ("POST", "/session/{ref}/download")
+    }
 
 
 def test_every_kind_of_event_is_on_the_page_of_the_protocol() -> None:

@@ -12,7 +12,7 @@ import msgspec
 import structlog
 
 from roost.agent.journal import Journal, LogWriter, Record, encode_json
-from roost.agent.link import RunnerLink
+from roost.agent.link import RunnerLink, payload_of
 from roost.agent.runs import (
     TEXT,
     Acceptance,
@@ -25,7 +25,7 @@ from roost.agent.runs import (
     lost_end,
     run_end,
 )
-from roost.runner.protocol import Frame
+from roost.runner.protocol import MAX_PAYLOAD, Frame
 from roost.runner.protocol import Kind as FrameKind
 from roost.runtimes.cgroups import SandboxGroup
 from roost.wire.errors import AgentError, InvalidParameters, RunAlreadyExists, RunNotFound, SessionNotRunning
@@ -180,6 +180,14 @@ class _Prompted(msgspec.Struct, frozen=True):
     prompt: int
 
 
+def _check_fits(message: dict[str, Any], what: str) -> None:
+    size = len(payload_of(message))
+    if size > MAX_PAYLOAD:
+        raise InvalidParameters(
+            f"{what} takes {size} bytes, {MAX_PAYLOAD} are possible", hint="upload it as a file, and read it from there"
+        )
+
+
 class LiveSandbox:
     """A session whose sandbox lives: takes the runner's frames into the log, and sends it what was accepted."""
 
@@ -238,6 +246,7 @@ class LiveSandbox:
         await self._pump
 
     async def start(self, spec: RunSpec) -> RunSummary:
+        _check_fits({"code": spec.code, "mode": spec.mode, "echo": spec.echo}, "the code")
         run, created = await self.runs.accept(spec)
         if created:
             self._send_start(run)
@@ -251,6 +260,7 @@ class LiveSandbox:
         if run.state is not RunState.WAITING or number != run.prompts:
             return
         answer: dict[str, Any] = {"prompt": number, "eof": True} if text is None else {"prompt": number, "text": text}
+        _check_fits(answer, "the line")
         run.unanswered[number] = text
         await self.runs.append(run, Kind.INPUT, answer, encode_json(answer))
         self._send(FrameKind.INPUT, run.number, answer)

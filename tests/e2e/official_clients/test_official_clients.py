@@ -17,20 +17,24 @@ from tests.servers import Caller
 PROGRAM = Path(__file__).with_name("program.py")
 
 
+def environment(server: Caller, endpoint: str, home: Path) -> dict[str, str]:
+    """All that a client is told."""
+    return {
+        "BACKEND_ENDPOINT": endpoint,
+        "BACKEND_ACCESS_KEY": server.target.access_key,
+        "BACKEND_SECRET_KEY": server.target.secret_key,
+        "HOME": str(home),
+        "PYTHONUTF8": "1",
+    }
+
+
 async def run_program(python: Path, server: Caller, endpoint: str, output: Path) -> str:
     """Run the program to its end; what it wrote to stderr, empty where it succeeded."""
-    target = server.target
     process = await asyncio.create_subprocess_exec(
         str(python),
         str(PROGRAM),
         str(output),
-        env={
-            "BACKEND_ENDPOINT": endpoint,
-            "BACKEND_ACCESS_KEY": target.access_key,
-            "BACKEND_SECRET_KEY": target.secret_key,
-            "HOME": str(output.parent),
-            "PYTHONUTF8": "1",
-        },
+        env=environment(server, endpoint, output.parent),
         stdin=asyncio.subprocess.DEVNULL,
         stderr=asyncio.subprocess.PIPE,
     )
@@ -64,6 +68,27 @@ async def test_an_official_client_sees_what_ours_sees(server: Caller, ours: Any,
     assert said == ""
     theirs = json.loads(output.read_text())
     assert theirs | {"version": None} == ours | {"version": None}
+
+
+@pytest.mark.parametrize("version", PINS)
+async def test_the_official_command_runs_code_and_passes_input_on(server: Caller, tmp_path: Path, version: str) -> None:
+    command = str(python_of(version).with_name("backend.ai"))
+    arguments = ("run", "--rm", "-c", "print('hi', input('who? '))", "python")
+
+    process = await asyncio.create_subprocess_exec(
+        command,
+        *arguments,
+        env=environment(server, server.target.endpoint, tmp_path),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    said, _ = await asyncio.wait_for(process.communicate(b"Ann\n"), 60)
+
+    assert process.returncode == 0, said.decode()
+    assert "who? hi Ann" in said.decode()
+    assert "Cleaned up the session" in said.decode()
+    assert (await server("GET", "/session")).body == []
 
 
 @pytest.mark.parametrize("field", ["sessionId", "console", "files", "type"])

@@ -2,7 +2,7 @@
 
 from aiohttp import web
 
-from roost.server.http import execute, files, root, runs, sessions
+from roost.server.http import execute, files, root, runs, sessions, stream
 from roost.server.http.context import PLATFORM
 from roost.server.http.middleware import add_headers, answer_problems, authenticate, check_version
 from roost.server.services.platform import Platform
@@ -18,6 +18,9 @@ def make_web_app(platform: Platform) -> web.Application:
     app.add_routes([web.get("/", root.get_root), web.get("/healthz", root.get_health)])
     for prefix in ("/session", "/kernel"):  # clients before API version 5 say kernel
         app.add_routes(_session_routes(prefix))
+        app.router.add_get(f"/stream{prefix}/{{ref}}/execute", stream.execute)
+    app[stream.OPEN] = set()
+    app.on_shutdown.append(stream.close_all)
     return app
 
 
