@@ -19,7 +19,7 @@ import msgspec
 from roost.client.api import Api, Target, find_target, session_path
 from roost.client.errors import NotUnderstood
 from roost.client.worker import Worker
-from roost.wire.errors import InvalidParameters, NotFound
+from roost.wire.errors import InvalidParameters, NotFound, SessionNotRunning
 from roost.wire.ids import SESSION_NAME, new_run_id
 from roost.wire.reasons import Reason
 from roost.wire.runs import Cost, Event, EventKind, InterruptOutcome, RunEnd, RunStatus
@@ -292,7 +292,11 @@ def read_creation(body: Any) -> tuple[str, bool]:
     except (KeyError, TypeError, AttributeError) as error:
         raise NotUnderstood(f"the server's answer names no session: {body!r}") from error
     if created and status not in (None, "RUNNING"):
-        raise NotUnderstood(f"the session did not start: it is {status}", hint=f"roost why {identifier}")
+        reason = body.get("reason") or {}
+        sentence = reason.get("sentence") or f"it is {status}"
+        raise SessionNotRunning(
+            f"the session did not start: {sentence}", hint=reason.get("hint") or f"`roost why {identifier}` tells more"
+        )
     return identifier, not created
 
 
