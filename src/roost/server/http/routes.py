@@ -2,7 +2,7 @@
 
 from aiohttp import web
 
-from roost.server.http import execute, files, root, runs, sessions, stream
+from roost.server.http import content, execute, files, root, runs, sessions, stream
 from roost.server.http.context import PLATFORM
 from roost.server.http.middleware import add_headers, answer_problems, authenticate, check_version
 from roost.server.services.platform import Platform
@@ -44,6 +44,9 @@ def _session_routes(prefix: str) -> list[web.RouteDef]:
         web.post(f"{one}/download", files.download),
         web.get(f"{one}/download_single", files.download_single),
         web.get(f"{one}/files", files.list_files),
+        web.get(f"{one}/files/{{path:.*}}", content.get_content),
+        web.put(f"{one}/files/{{path:.+}}", content.put_content),
+        web.delete(f"{one}/files/{{path:.+}}", content.delete_content),
         web.post(f"{one}/runs", runs.start_run),
         web.get(f"{one}/runs", runs.list_runs),
         web.get(run, runs.get_run),
