@@ -6,9 +6,12 @@ What to send and how to read the answer are plain functions at the end of this f
 import asyncio
 import contextlib
 import json
+import shutil
+import tempfile
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from datetime import UTC, datetime
-from typing import Any, Self
+from pathlib import Path, PurePosixPath
+from typing import IO, Any, Self
 from urllib.parse import quote
 
 import aiohttp
@@ -16,11 +19,10 @@ import msgspec
 from yarl import URL
 
 from roost.client import get_user_agent
-from roost.client.archives import single_file
+from roost.client.archives import extract_into
 from roost.client.auth import generate_signature
 from roost.client.config import APIConfig, get_env
 from roost.client.errors import NotUnderstood, Unreachable, problem_to_error
-from roost.client.func.session import read_parts
 from roost.client.local import ensure_local_server
 from roost.client.sse import SSEMessage, SSEParser
 from roost.wire.runs import Event, EventKind
@@ -28,6 +30,9 @@ from roost.wire.versions import CLIENT_VERSION
 
 GIVE_UP_AFTER_S = 30.0
 """How long a reader of events tries to reach a server that does not answer."""
+
+HOME = PurePosixPath("/home/work")
+"""A session's home, as its programs see it."""
 
 _CONNECT_TIMEOUT_S = 10.0
 
@@ -111,25 +116,26 @@ class Api:
                 problem = error
         raise Unreachable(f"cannot reach {self.target.endpoint}: {problem}") from problem
 
-    async def upload(self, reference: str, remote: str, content: bytes) -> None:
-        """Write one file into a session."""
-        form = aiohttp.FormData()
-        form.add_field("src", content, filename=remote, content_type="application/octet-stream")
-        path = session_path(reference, "upload")
-        with self._reaching():
-            async with self._send("POST", path, data=form, content_type="multipart/form-data"):
+    async def put_file(self, reference: str, remote: str, local: Path) -> None:
+        """Write one file of any size into a session."""
+        path = file_path(reference, remote)
+        with self._reaching(), local.open("rb") as content:
+            async with self._send("PUT", path, data=content, content_type="application/octet-stream"):
                 pass
 
-    async def download(self, reference: str, remote: str) -> bytes:
-        """Read one file of a session."""
-        body = json.dumps({"files": [remote]}).encode()
-        path = session_path(reference, "download")
-        with self._reaching():
-            async with self._send("GET", path, data=body, content_type="application/json") as raw:
-                parts = await read_parts(raw)
-        if len(parts) != 1:
-            raise NotUnderstood(f"asked for one file, got {len(parts)}")
-        return single_file(parts[0])
+    async def get_file(self, reference: str, remote: str, local: Path) -> None:
+        """Copy one file of a session to `local`; or a folder, as what lies in `local` then.
+
+        A file takes its name when all of it is there.
+        """
+        path = file_path(reference, remote)
+        with self._reaching(), tempfile.TemporaryFile() as content:
+            async with self._send("GET", path, content_type="text/plain") as raw:
+                is_folder = raw.content_type == "application/x-tar"
+                async for piece in raw.content.iter_chunked(1 << 20):
+                    content.write(piece)
+            content.seek(0)
+            await asyncio.to_thread(_place, content, local, is_folder)
 
     async def events(self, reference: str, run_id: str, after: int = 0) -> AsyncGenerator[Event, None]:
         """A run's events with a seq above `after`, each once, up to its `end`; survives lost connections.
@@ -199,6 +205,15 @@ def session_path(reference: str, *more: str) -> str:
     return "/" + "/".join(quote(part, safe="") for part in ("session", reference, *more))
 
 
+def file_path(reference: str, remote: str) -> str:
+    """The path of a file in a session; relative to its home, or absolute within it."""
+    path = PurePosixPath(remote)
+    if path.is_relative_to(HOME):
+        path = path.relative_to(HOME)
+    # What lies elsewhere is the server's to refuse; as one part it reaches it as it is.
+    return session_path(reference, "files", *((str(path),) if path.is_absolute() else path.parts))
+
+
 def build_url(target: Target, path: str, params: Mapping[str, str] | None = None) -> URL:
     url = URL(target.endpoint.rstrip("/") + path)
     return url.update_query(params) if params else url
@@ -237,6 +252,17 @@ def read_event(message: SSEMessage) -> Event | None:
         return Event(int(message.id), EventKind(message.event), json.loads(message.data))
     except ValueError as error:
         raise NotUnderstood(f"an event of kind {message.event!r} cannot be read: {error}") from error
+
+
+def _place(content: IO[bytes], local: Path, is_folder: bool) -> None:
+    local.parent.mkdir(parents=True, exist_ok=True)
+    if is_folder:
+        extract_into(content, local)
+        return
+    making = local.with_name(f".{local.name}.part")
+    with making.open("wb") as file:
+        shutil.copyfileobj(content, file)
+    making.replace(local)
 
 
 async def _read_json(raw: aiohttp.ClientResponse) -> Any:

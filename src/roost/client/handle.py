@@ -171,16 +171,23 @@ class AsyncSessionHandle:
         return AsyncRun(self, run_id)
 
     async def upload(self, local: str | Path, remote: str | None = None) -> None:
-        """Copy a file of this machine into the session; under its own name, if no other is given."""
+        """Copy a file of this machine into the session, or a folder with all that it holds.
+
+        It keeps its own name, if no other is given.
+        """
         path = Path(local)
-        await self.api.upload(self.id, remote or path.name, path.read_bytes())
+        name = remote or path.resolve().name
+        if not path.is_dir():
+            await self.api.put_file(self.id, name, path)
+            return
+        for inner in sorted(path.rglob("*")):
+            if inner.is_file():
+                await self.api.put_file(self.id, f"{name}/{inner.relative_to(path).as_posix()}", inner)
 
     async def download(self, remote: str, local: str | Path | None = None) -> Path:
-        """Copy a file of the session to this machine; into the working folder, if nothing else is said."""
+        """Copy a file or folder of the session to this machine; into the working folder, if nothing else is said."""
         path = Path(local) if local is not None else Path(Path(remote).name)
-        content = await self.api.download(self.id, remote)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
+        await self.api.get_file(self.id, remote, path)
         return path
 
     async def destroy(self) -> None:
