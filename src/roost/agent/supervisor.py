@@ -111,6 +111,7 @@ class LocalAgent(Agent):
         await self._keeper.open()
         for folder in sorted(self._sandboxes.iterdir()):
             await self._recover(folder)
+        self._sweep_sockets()
 
     async def aclose(self) -> None:
         """Let go of everything; sandboxes and runs go on. A keeper that has nothing to keep ends."""
@@ -324,6 +325,13 @@ class LocalAgent(Agent):
         reason = Reason(code=code, sentence="the sandbox was gone when the agent came back")
         await self._end(session_id, reason)
         self._lost.append(SandboxEnded(session_id=session_id, reason=reason))
+
+    def _sweep_sockets(self) -> None:
+        """A launch that was killed before its record was written has left a socket that no record names."""
+        known = {"keeper.sock", *(self._load(session_id).socket for session_id in self._live)}
+        for path in self._run_dir.glob("*.sock"):
+            if path.name not in known:
+                path.unlink(missing_ok=True)
 
     async def _lose(self, session_id: str, reason: Reason, message: dict[str, Any] | None = None) -> None:
         await self._end(session_id, reason)
