@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -96,9 +97,13 @@ def keeper_pid(data_dir: Path) -> int | None:
 
 
 def kill_keeper(data_dir: Path) -> None:
+    """Kill the keeper, and wait until its sockets are closed."""
     pid = keeper_pid(data_dir)
     assert pid is not None, "there is no keeper"
-    os.kill(pid, signal.SIGKILL)
+    descriptor = os.pidfd_open(pid)
+    signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+    select.select([descriptor], [], [], START_S)
+    os.close(descriptor)
 
 
 def record_of(data_dir: Path, session_id: str) -> dict[str, object]:
