@@ -369,10 +369,11 @@ class LocalAgent(Agent):
             await remove_group(group)
         if sandbox is not None:
             await sandbox.aclose()
-        await asyncio.to_thread(remove_tree, folder)
         if reason is not None:
             with contextlib.suppress(SessionNotFound):
                 await (await self._session_runs(session_id)).lose(reason)
+        # The folder goes last: whoever comes after a crash finds by it what there is left to do.
+        await asyncio.to_thread(remove_tree, folder)
 
     def _on_exit(self, message: dict[str, Any]) -> None:
         """The keeper says that a child of its ended."""
