@@ -88,7 +88,10 @@ class _StoppingKeeper:
         self._keeper = keeper
 
     async def spawn(self, *arguments: Any, **options: Any) -> tuple[int, int]:
-        answer: tuple[int, int] = await self._keeper.spawn(*arguments, **options)
+        asking = asyncio.create_task(self._keeper.spawn(*arguments, **options))
+        await asyncio.sleep(0)  # the request is sent in the task's first step
+        stop("asked")
+        answer: tuple[int, int] = await asking
         stop("spawned")
         return answer
 

@@ -4,6 +4,7 @@ The step is stopped at, not hit by chance: stopping.py. What comes back is the o
 """
 
 import asyncio
+import contextlib
 import os
 import signal
 from collections.abc import Callable
@@ -104,6 +105,28 @@ async def test_a_launch_that_was_killed_is_completed_or_undone(
                 os.kill(keeper, signal.SIGCONT)
             async with server.caller() as caller:
                 assert await settles(caller, data_dir, session_id) == "RUNNING"
+
+
+async def test_what_a_busy_keeper_was_asked_by_a_killed_server_is_undone(data_dir: Path, tmp_path: Path) -> None:
+    """1. the keeper is stopped; 2. a server asks it for a child, and is killed; 3. the next server starts; 4. the
+    keeper goes on, with the request of the first."""
+    with ServerProcess(data_dir, "--engine", "stopping", environ=adapters(tmp_path, "asked")) as server:
+        async with server.caller() as caller:
+            keeper = keeper_pid(data_dir)
+            assert keeper is not None
+            os.kill(keeper, signal.SIGSTOP)
+            session_id = await enqueue(caller)
+            await server.stopped()
+            assert no_pid_is_recorded(data_dir, session_id)
+            server.kill()
+
+    with ServerProcess(data_dir) as server:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(4):  # a server that recovers before the keeper has done it is ready by now
+                await server.announced()
+        os.kill(keeper, signal.SIGCONT)
+        async with server.caller() as caller:
+            assert await settles(caller, data_dir, session_id) == "RUNNING"
 
 
 @pytest.mark.parametrize("point", ["terminating", "destroyed"])

@@ -36,7 +36,10 @@ class KeeperClient:
         self._opening = asyncio.Lock()
 
     async def open(self) -> None:
-        """Connect, starting the keeper first where none listens."""
+        """Connect, starting the keeper first where none listens.
+
+        Returns when the keeper answers: it has done by then whatever an agent before us had asked of it.
+        """
         connection = self._connect()
         if connection is None:
             await asyncio.to_thread(self._start_keeper)
@@ -45,6 +48,7 @@ class KeeperClient:
             raise AgentError(f"the keeper did not start; see {self._log_file}")
         self._socket = connection
         self._reader = asyncio.create_task(self._read(connection), name="keeper-reader")
+        await self._ask({"op": "hello"}, [])
 
     async def aclose(self) -> None:
         """Close the connection; the keeper and its sandboxes go on."""
@@ -118,6 +122,9 @@ class KeeperClient:
             if not self.is_connected:
                 await self.aclose()
                 await self.open()
+        return await self._ask(request, descriptors)
+
+    async def _ask(self, request: dict[str, Any], descriptors: list[int]) -> dict[str, Any]:
         assert self._socket is not None
         self._last_id += 1
         request_id = self._last_id
