@@ -6,6 +6,7 @@ The step is stopped at, not hit by chance: stopping.py. What comes back is the o
 import asyncio
 import contextlib
 import os
+import select
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -146,6 +147,33 @@ async def test_an_end_that_was_killed_is_completed(data_dir: Path, tmp_path: Pat
             ended = await reaches(caller, session_id, "TERMINATED")
 
     assert ended["reason"]["code"] == "user-requested"
+    await assert_nothing_is_left(data_dir)
+
+
+async def test_an_end_that_was_killed_while_it_swept_is_completed(data_dir: Path) -> None:
+    fill = "for number in range(10_000): open(str(number), 'w').close()"
+    with ServerProcess(data_dir) as server:
+        async with server.caller() as caller:
+            session_id = await enqueue(caller)
+            await reaches(caller, session_id, "RUNNING")
+            filled = await caller("POST", f"/session/{session_id}/runs", {"code": fill})
+            await caller.events(session_id, filled.body["run_id"])
+            waiting = await caller("POST", f"/session/{session_id}/runs", {"code": "input()"})
+            first_process = os.pidfd_open(int(str(record_of(data_dir, session_id)["init_pid"])))
+            ending = asyncio.create_task(caller("DELETE", f"/session/{session_id}"))
+            await asyncio.to_thread(select.select, [first_process], [], [], 30)
+            server.kill()
+            os.close(first_process)
+            await asyncio.gather(ending, return_exceptions=True)
+            assert (data_dir / "sandboxes" / session_id).exists()
+
+    with ServerProcess(data_dir) as server:
+        async with server.caller() as caller:
+            ended = await reaches(caller, session_id, "TERMINATED")
+            events = await caller.events(session_id, waiting.body["run_id"])
+
+    assert ended["reason"]["code"] == "user-requested"
+    assert '"sandbox-lost"' in events[-1].data
     await assert_nothing_is_left(data_dir)
 
 
