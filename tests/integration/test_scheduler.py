@@ -22,7 +22,7 @@ from roost.testing.engine import FakeAgent, FakeEngine
 from roost.wire.errors import AgentError, CannotEnforce, Conflict, Forbidden
 from roost.wire.ids import new_session_id
 from roost.wire.reasons import Reason
-from roost.wire.sandboxes import Interpreter, Isolation, Rung, SandboxEnded, SandboxInfo, SandboxState
+from roost.wire.sandboxes import Interpreter, Isolation, Rung, SandboxEnded, SandboxInfo, SandboxState, SandboxStats
 from roost.wire.sessions import SessionState as S
 
 PYTHON = Interpreter(language="python", version="3.11", path="/usr/bin/python3.11")
@@ -238,6 +238,37 @@ async def test_a_restarted_server_finds_each_session_where_it_was(tmp_path: Path
         assert set(agent.running) == {alive.id, half.id, ready.id, waiting.id}
         assert {one.key for one in await engine.reservations()} == set(agent.running)
         assert "session-requeued" in await codes(world, half)
+
+
+async def test_who_asks_for_an_end_that_a_restarted_server_completes_waits_for_it(tmp_path: Path) -> None:
+    """1. a server dies while it ends a session; 2. the next one goes on with it; 3. the client asks again."""
+    engine = FakeEngine()
+    engine.agents["fake"] = agent = SlowToEnd()
+    async with a_world(tmp_path, engine) as world:
+        session = await world.written("ending", S.TERMINATING)
+        await world.scheduler.open()
+
+        asking = asyncio.create_task(world.scheduler.end(session, ASKED))
+        async with asyncio.timeout(10):
+            await agent.asked.wait()
+            agent.may_end.set()
+            stats = await asking
+
+        assert stats.cpu_s == 0.5
+        assert agent.ends == 1
+        assert (await codes(world, session))[-1:] == ["session-terminated"]
+
+
+class SlowToEnd(FakeAgent):
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked, self.may_end, self.ends = asyncio.Event(), asyncio.Event(), 0
+
+    async def destroy(self, session_id: str) -> SandboxStats:
+        self.asked.set()
+        self.ends += 1
+        await self.may_end.wait()
+        return await super().destroy(session_id)
 
 
 def a_sandbox(session_id: str) -> SandboxInfo:
