@@ -27,7 +27,7 @@ check: setup ## format, lint, types, arrows
 	.venv/bin/mypy
 	.venv/bin/lint-imports
 
-soak: setup ## a hundred kills of agent and keeper
+soak: setup ## a hundred kills of server and keeper
 	ROOST_SOAK=1 $(PY) -m pytest -s -m soak
 
 fresh: setup ## as root: make run and make test on a fresh minimal Debian

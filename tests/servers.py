@@ -1,6 +1,7 @@
 """A real server in this process, and requests to it as a client of ours or anybody's would send them."""
 
 import contextlib
+import io
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -53,7 +54,7 @@ class Caller:
         if isinstance(data, aiohttp.FormData):
             content_type = "multipart/form-data"
         sent = build_headers(self.target, method, url, content_type, datetime.now(UTC)) | dict(headers or {})
-        content = msgspec.json.encode(body) if body is not None else data
+        content = io.BytesIO(msgspec.json.encode(body)) if body is not None else data
         async with self.http.request(method, url, data=content, headers=sent) as raw:
             answered = await raw.read()
             is_json = raw.content_type.endswith("json")

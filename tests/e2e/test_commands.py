@@ -1,6 +1,7 @@
 """What a user types, on a machine where nothing is configured: real processes, a real server, real sandboxes."""
 
 import asyncio
+import contextlib
 import json
 import os
 import pty
@@ -175,6 +176,22 @@ def test_the_sdk_reads_as_the_readme_says(bare: Path) -> None:
     assert command("ps").stdout == ""
 
 
+def test_files_and_folders_of_any_size_are_copied(bare: Path, tmp_path: Path) -> None:
+    (tmp_path / "in" / "deep").mkdir(parents=True)
+    (tmp_path / "in" / "big").write_bytes(os.urandom(3 << 20))
+    (tmp_path / "in" / "deep" / "ü 1").write_text("hi")
+    with roost.session() as s:
+        s.upload(tmp_path / "in")
+        s.upload(tmp_path / "in" / "big", "other/name")
+        same = s.run("open('in/big', 'rb').read() == open('other/name', 'rb').read()").text
+        folder = s.download("in", tmp_path / "out")
+        file = s.download("/home/work/other/name", tmp_path / "name")
+
+    assert same == "True"
+    assert (folder / "deep" / "ü 1").read_text() == "hi"
+    assert file.read_bytes() == (folder / "big").read_bytes() == (tmp_path / "in" / "big").read_bytes()
+
+
 def test_the_sdk_is_there_for_async_code_too(bare: Path) -> None:
     async def both() -> list[str]:
         async with roost.async_session("class-7", keep=True) as s:
@@ -191,7 +208,10 @@ def test_the_compatible_face_works_with_what_the_server_wrote(bare: Path) -> Non
     from ai.backend.client.session import Session
 
     command("up")
-    with pytest.warns(APIVersionWarning, match="newer"), Session() as api:
+    api = Session()
+    with pytest.warns(APIVersionWarning, match="newer"):
+        api.open()
+    with contextlib.closing(api):
         session = api.ComputeSession.get_or_create("python", name="class-8")
         again = api.ComputeSession.get_or_create("python", name="class-8")
         result = session.execute(code="1+1", mode="query")

@@ -2,6 +2,8 @@
 
 import asyncio
 import os
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -62,8 +64,15 @@ def the_host(data_dir: Path) -> dict[str, object]:
         },
         "mounts": Path("/proc/self/mountinfo").read_text(),
         "sockets": {path.name for path in run_dir(data_dir).iterdir()},
-        "files": {str(path) for path in (*data_dir.glob("*"), *data_dir.glob("*/*")) if path.parent.name != "logs"},
+        "files": set(_files_of(data_dir)),
     }
+
+
+def _files_of(data_dir: Path) -> list[str]:
+    """Every path of the data folder but the run logs; what is deeper lies below one that is named."""
+    command = ["find", str(data_dir), "-path", str(data_dir / "logs"), "-prune", "-o", "-print", "-maxdepth", "20"]
+    found = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    return found.stdout.splitlines()
 
 
 def _belongs_to_a_sandbox(pid: int, data_dir: Path) -> bool:
@@ -90,19 +99,45 @@ async def test_ten_hostile_sessions_leave_nothing(agent: LocalAgent, data_dir: P
     assert the_host(data_dir) == before
 
 
-async def test_without_the_sweep_something_is_left(
-    agent: LocalAgent, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+def do_nothing(*_: object) -> None:
+    pass
+
+
+async def wait_for_nothing(*_: object) -> None:
+    pass
+
+
+@pytest.mark.parametrize(
+    ("part", "switched_off", "what"),
+    [
+        ("remove_tree", do_nothing, "files"),
+        ("remove_group", wait_for_nothing, "groups"),
+        ("kill_all", wait_for_nothing, "processes"),
+    ],
+)
+async def test_without_a_part_of_the_sweep_something_is_left(
+    agent: LocalAgent,
+    data_dir: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    part: str,
+    switched_off: Callable[..., object],
+    what: str,
 ) -> None:
+    if part == "remove_group" and not cgroups.here().controllers >= {"cpu", "memory", "pids"}:
+        pytest.skip("no writable control groups here")
     before = the_host(data_dir)
     spec = SandboxSpec(session_id=new_session_id(), interpreter=find_interpreters()[0])
     await agent.launch(spec)
     await run(agent, spec.session_id, HOSTILE)
 
     with monkeypatch.context() as patched:
-        patched.setattr(supervisor, "remove_tree", lambda path: None)
+        patched.setattr(supervisor, part, switched_off)
+        if part == "kill_all":  # what is alive keeps the rest busy
+            patched.setattr(supervisor, "remove_group", wait_for_nothing)
+            patched.setattr(supervisor, "remove_tree", do_nothing)
         await agent.destroy(spec.session_id)
         left = the_host(data_dir)
     await agent.destroy(spec.session_id)
 
-    assert left != before
+    assert left[what] != before[what]
     assert the_host(data_dir) == before

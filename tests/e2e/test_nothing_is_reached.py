@@ -7,8 +7,6 @@ import functools
 import json
 import os
 import subprocess
-import sys
-import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,14 +21,13 @@ from roost.wire.sandboxes import SandboxSpec
 from tests.agents import output, run
 from tests.e2e import probes
 from tests.e2e.probes import PROBES, Found, Probe
+from tests.ordinary import SOURCE, OrdinaryUser, ordinary_user
 
 pytestmark = pytest.mark.skipif(
     not bubblewrap.BubblewrapRuntime().probe().available, reason="bubblewrap or user namespaces are missing"
 )
 
-SOURCE = Path(__file__).parents[2]
 ROOT, ORDINARY = "root", "ordinary user"
-ORDINARY_UID = "65533"
 
 of_every_user = pytest.mark.parametrize("user", [ROOT, ORDINARY])
 of_every_probe = pytest.mark.parametrize("probe", PROBES, ids=lambda probe: probe.name.replace(" ", "-"))
@@ -57,36 +54,18 @@ def found_by(user: str, probe: Probe) -> Found:
 
 @functools.cache
 def _investigate(user: str) -> Investigation:
-    with tempfile.TemporaryDirectory(prefix="roost-source-", dir="/tmp") as folder:
-        source, become = SOURCE, []
-        if user == ORDINARY and os.getuid() == 0:
-            source = Path(folder)
-            source.chmod(0o755)
-            become = _become_ordinary(source)
-        python = Path(sys.executable)
-        if python.is_relative_to(SOURCE):
-            python = source / python.relative_to(SOURCE)
-        tried = subprocess.run([*become, str(python), "-c", "pass"], capture_output=True, text=True)
+    with ordinary_user() as ordinary:
+        who = ordinary if user == ORDINARY else OrdinaryUser(SOURCE, [], Path.home())
+        tried = who.run("-c", "pass", timeout_s=60)
         if tried.returncode != 0:
             return Investigation({}, impossible=tried.stderr.strip())
-        environ = {"PATH": os.environ["PATH"], "PYTHONDONTWRITEBYTECODE": "1"}
-        environ["PYTHONPATH"] = f"{source / 'src'}:{source}"
-        command = [*become, str(python), "-m", probes.__name__]
         try:
-            ended = subprocess.run(command, capture_output=True, text=True, env=environ, cwd="/", timeout=100)
+            ended = who.run("-m", probes.__name__, timeout_s=100)
         except subprocess.TimeoutExpired as error:
             return Investigation({}, failed=f"{error}: {error.stderr!r}")
     if ended.returncode != 0:
         return Investigation({}, failed=ended.stderr)
     return Investigation({name: Found(**answers) for name, answers in json.loads(ended.stdout).items()})
-
-
-def _become_ordinary(source: Path) -> list[str]:
-    """A bind mount in a mount namespace of its own shows the tree also where folders above it are closed."""
-    setpriv = ["setpriv", "--reuid", ORDINARY_UID, "--regid", ORDINARY_UID, "--clear-groups"]
-    mount_and_go_on = 'mount --bind "$0" "$1" && shift && exec "$@"'
-    private = ["unshare", "--mount", "--propagation", "private"]
-    return [*private, "sh", "-c", mount_and_go_on, str(SOURCE), str(source), *setpriv]
 
 
 @of_every_user

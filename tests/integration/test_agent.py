@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from roost.agent import supervisor
 from roost.agent.doctor import diagnose
 from roost.agent.interpreters import find_interpreters
 from roost.agent.link import RunnerLink
@@ -319,6 +320,27 @@ async def test_a_sandbox_that_dies_ends_its_runs_and_is_reported(agent: LocalAge
     assert (await end_of(agent, spec.session_id, "long")).status is RunStatus.SANDBOX_LOST
     with pytest.raises(SessionNotRunning):
         await agent.start(spec.session_id, RunSpec(run_id="late", code="1"))
+
+
+async def test_runs_have_ended_before_their_sandboxes_folder_goes(
+    agent: LocalAgent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else an agent that dies in between leaves a run that never ends, and nothing that would tell of it."""
+    spec = a_spec()
+    await agent.launch(spec)
+    await agent.start(spec.session_id, RunSpec(run_id="long", code="import time\ntime.sleep(600)"))
+    await agent.read(spec.session_id, "long", after=0, wait_s=10)
+
+    def dies(path: Path) -> None:
+        raise OSError("here the agent dies")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(supervisor, "remove_tree", dies)
+        with pytest.raises(OSError, match="dies"):
+            await agent.destroy(spec.session_id)
+
+    assert (await end_of(agent, spec.session_id, "long")).status is RunStatus.SANDBOX_LOST
+    await agent.destroy(spec.session_id)
 
 
 async def test_destroy_leaves_nothing_but_the_log(agent: LocalAgent, data_dir: Path) -> None:

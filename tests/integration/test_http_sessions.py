@@ -203,6 +203,26 @@ async def test_references_are_ids_names_and_their_beginnings(server: Caller) -> 
     assert by_wildcard.slug == "session-not-found"
 
 
+async def test_a_session_is_renamed_unless_the_name_is_taken(server: Caller) -> None:
+    made = await create(server, name="first-1")
+    await create(server, name="second-2")
+
+    taken = await server("POST", "/session/first-1/rename", params={"name": "second-2"})
+    bad = await server("POST", "/session/first-1/rename", params={"name": "x"})
+    done = await server("POST", "/session/first-1/rename", {"name": "third-3"})
+    found = await server("GET", "/session/third-3")
+    old = await server("GET", "/session/first-1")
+    value = await server.execute("third-3", "1 + 1")
+    matched = await server("GET", "/session/_/match", params={"id": "thi"})
+    nothing = await server("GET", "/session/_/match", params={"id": "nothing"})
+
+    assert (taken.status, taken.slug, bad.status, done.status) == (400, "session-already-exists", 400, 204)
+    assert (found.body["containerId"], old.status) == (made["sessionId"], 404)
+    assert value["console"] == [["stdout", "2"]]
+    assert matched.body == {"matches": [{"id": made["sessionId"], "name": "third-3", "status": "RUNNING"}]}
+    assert nothing.body == {"matches": []}
+
+
 async def test_information_and_history_tell_the_story(server: Caller) -> None:
     await create(server, tag="t", config={"resources": {"cpu": 1, "mem": "256m"}})
     info = (await server("GET", "/session/class-7")).body

@@ -100,6 +100,8 @@ class ClientServer:
                 web.get("/session/{ref}/history", self._history),
                 web.post("/session/{ref}/upload", self._upload),
                 web.get("/session/{ref}/download", self._download),
+                web.put("/session/{ref}/files/{path:.+}", self._put),
+                web.get("/session/{ref}/files/{path:.+}", self._get),
                 web.post("/session/{ref}/runs", self._start),
                 web.get("/session/{ref}/runs/{run}/events", self._events),
                 web.post("/session/{ref}/runs/{run}/input", self._input),
@@ -195,6 +197,15 @@ class ClientServer:
         return web.json_response(
             [{"at": "10:00", "code": "created", "sentence": "the session was created", "hint": None}]
         )
+
+    async def _put(self, request: web.Request) -> web.Response:
+        self.session_of(request)
+        self.files[request.match_info["path"]] = await request.read()
+        return web.Response(status=201)
+
+    async def _get(self, request: web.Request) -> web.Response:
+        self.session_of(request)
+        return web.Response(body=self.files[request.match_info["path"]], content_type="application/octet-stream")
 
     async def _upload(self, request: web.Request) -> web.Response:
         self.session_of(request)

@@ -1,5 +1,8 @@
 """Handles: `roost.session()` and `roost.async_session()`, against a server on loopback."""
 
+import contextlib
+import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +13,7 @@ from roost.client.api import Target
 from roost.client.errors import Unreachable
 from roost.wire.errors import InvalidParameters, NotAuthenticated, SessionNotFound
 from roost.wire.runs import EventKind, InterruptOutcome, RunStatus
-from tests.unit.client_server import ACCESS_KEY, SECRET_KEY, TOKEN, ClientServer
+from tests.unit.client_server import ACCESS_KEY, SECRET_KEY, TOKEN, ClientServer, ServedRun
 
 
 @pytest.fixture
@@ -62,6 +65,39 @@ def test_events_continue_across_lost_connections(server: ClientServer, target: T
         assert "".join(str(event.data) for event in events[:-1]) == "".join(f"{n}\n" for n in range(50))
         run = s.get_run(s.start("many").id)
         assert [event.seq for event in run.events(after=48)] == [49, 50, 51]
+
+
+def test_a_local_server_that_was_started_anew_is_found_at_its_new_port(tmp_path: Path) -> None:
+    """1. a run asks for a line; 2. its server goes, and comes back elsewhere; 3. line and events reach it there."""
+    seen = []
+    with contextlib.ExitStack() as opened:
+        first = opened.enter_context(ClientServer())
+        announce(tmp_path, first.endpoint)
+        target = Target(endpoint=first.endpoint, token=TOKEN, data_dir=tmp_path)
+        with roost.session("class-7", keep=True, target=target) as s:
+            run = s.start("asks")
+            events = run.events()
+            seen += [next(events), next(events)]
+            opened.close()
+            second = opened.enter_context(ClientServer())
+            second.sessions = first.sessions
+            second.runs = {name: ServedRun(run.code, list(run.events)) for name, run in first.runs.items()}
+            announce(tmp_path, second.endpoint)
+            run.input("Ada")
+            seen += events
+
+    assert first.endpoint != second.endpoint
+    assert [event.seq for event in seen] == [1, 2, 3, 4, 5]
+    assert seen[-1].kind is EventKind.END
+
+
+def announce(data_dir: Path, endpoint: str) -> None:
+    """Say that this process serves there."""
+    started = Path("/proc/self/stat").read_text().rpartition(") ")[2].split()[19]
+    admin = {"endpoint": endpoint, "access_key": ACCESS_KEY, "secret_key": SECRET_KEY, "token": TOKEN}
+    (data_dir / "admin.json").write_text(json.dumps(admin))
+    server = {"endpoint": endpoint, "pid": os.getpid(), "start_time": int(started)}
+    (data_dir / "server.json").write_text(json.dumps(server))
 
 
 def test_a_start_whose_answer_is_lost_is_the_same_run(server: ClientServer, target: Target) -> None:

@@ -2,8 +2,10 @@
 files, and lives until it is told to stop."""
 
 import os
+import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from roost.client.local import (
     default_data_dir,
     ensure_local_server,
     read_local_server,
+    revive_local_server,
     stop_local_server,
 )
 
@@ -97,3 +100,32 @@ def test_where_the_data_lies(monkeypatch: pytest.MonkeyPatch) -> None:
     assert default_data_dir() == Path("/x/roost")
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     assert local.default_data_dir() == Path("/var/lib/roost")
+
+
+def test_a_server_that_crashed_is_started_again_and_one_that_was_stopped_is_not(folder: Path) -> None:
+    crashed = ensure_local_server(folder)
+    os.kill(crashed.pid, signal.SIGKILL)
+    _wait_for_end(crashed.pid)
+    revived = revive_local_server(folder)
+    assert revived is not None
+    assert revived.pid != crashed.pid
+    assert revive_local_server(folder) == revived
+
+    stop_local_server(folder)
+    (folder / "server.json").unlink()  # as the server does when it is told to stop
+    assert revive_local_server(folder) is None
+    assert (folder / "starts").read_text() == "xx"
+
+
+def test_a_server_that_cannot_be_revived_is_none(folder: Path) -> None:
+    crashed = ensure_local_server(folder)
+    os.kill(crashed.pid, signal.SIGKILL)
+    _wait_for_end(crashed.pid)
+    (folder / "broken").touch()
+    assert revive_local_server(folder) is None
+
+
+def _wait_for_end(pid: int) -> None:
+    deadline = time.monotonic() + 10
+    while local._start_time(pid) is not None and time.monotonic() < deadline:
+        time.sleep(0.01)

@@ -29,3 +29,31 @@ def test_every_state_is_in_the_table_and_the_dead_stay_dead() -> None:
         assert state.is_live == bool(TRANSITIONS[state])
     with pytest.raises(Conflict):
         check_transition(SessionState.TERMINATED, SessionState.RUNNING)
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "insecure_http = 'maybe'",
+        "overcommit_cpu = 0",
+        "overcommit_mem = 'nan'",
+        "port = 70000",
+        "color = 'red'",
+    ],
+)
+def test_a_setting_that_cannot_be_used_is_named(tmp_path: Path, setting: str) -> None:
+    (tmp_path / "roost.toml").write_text(setting)
+
+    with pytest.raises(InvalidParameters, match=setting.partition(" ")[0]):
+        load_settings({"data_dir": tmp_path}, environ={})
+
+
+def test_the_file_in_the_data_folder_counts_and_a_named_one_must_be_there(tmp_path: Path) -> None:
+    (tmp_path / "roost.toml").write_text("port = 8080")
+
+    assert load_settings({"data_dir": tmp_path}, environ={}).port == 8080
+    (tmp_path / "broken.toml").write_text("port =")
+    with pytest.raises(InvalidParameters, match="cannot be read"):
+        load_settings({"data_dir": tmp_path}, environ={}, file=tmp_path / "broken.toml")
+    with pytest.raises(InvalidParameters, match="there is no file"):
+        load_settings({"data_dir": tmp_path}, environ={}, file=tmp_path / "other.toml")

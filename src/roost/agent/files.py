@@ -8,21 +8,22 @@ import asyncio
 import contextlib
 import ctypes
 import errno
-import io
 import os
 import stat
 import struct
 import tarfile
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Generator, Iterator
 from pathlib import Path, PurePosixPath
 
 from roost.runtimes.base import HOME
-from roost.wire.agent import SessionFiles
+from roost.wire.agent import OpenFile, SessionFiles
 from roost.wire.errors import FileNotFoundInSession, Forbidden, InvalidParameters, LimitExceeded
 from roost.wire.sandboxes import FileInfo
 
 _OPENAT2 = 437
 _BENEATH, _NO_SYMLINKS, _NO_MAGICLINKS = 0x08, 0x04, 0x02
+TAR_BATCH = 1 << 20
+"""About as many bytes of an archive are handed over at a time."""
 _Entries = list[FileInfo]
 _Waiting = list[tuple[PurePosixPath, PurePosixPath]]
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -46,6 +47,40 @@ class HomeFiles(SessionFiles):
 
     async def archive(self, path: str, *, max_bytes: int) -> bytes:
         return await asyncio.to_thread(self._archive, _relative(path), max_bytes)
+
+    async def info(self, path: str) -> FileInfo:
+        return await asyncio.to_thread(self._stat, _relative(path))
+
+    @contextlib.asynccontextmanager
+    async def open(self, path: str) -> AsyncIterator[OpenFile]:
+        relative = _relative(path)
+        with contextlib.ExitStack() as opened:
+            flags = os.O_RDONLY | os.O_NONBLOCK
+            descriptor = await asyncio.to_thread(opened.enter_context, self._open(relative, flags))
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                raise InvalidParameters(f"{relative} is not a regular file")
+            yield _HomeFile(descriptor, _info(relative.name, status))
+
+    async def store(self, path: str, content: AsyncIterator[bytes]) -> bool:
+        upload = await asyncio.to_thread(self._create, _relative(path))
+        try:
+            async for piece in content:
+                await asyncio.to_thread(upload.write, piece)
+            return await asyncio.to_thread(upload.finish)
+        finally:
+            await asyncio.to_thread(upload.close)
+
+    async def remove(self, path: str) -> None:
+        await asyncio.to_thread(self._remove, _relative(path))
+
+    async def tar(self, path: str) -> AsyncIterator[bytes]:
+        pieces = self._tar(_relative(path))
+        try:
+            while batch := await asyncio.to_thread(_take, pieces, TAR_BATCH):
+                yield batch
+        finally:
+            await asyncio.to_thread(pieces.close)
 
     def _list(self, path: PurePosixPath) -> _Entries:
         with self._open(path, os.O_RDONLY | os.O_DIRECTORY) as folder:
@@ -88,48 +123,67 @@ class HomeFiles(SessionFiles):
                 self._give(folder)
 
     def _archive(self, path: PurePosixPath, max_bytes: int) -> bytes:
-        output = io.BytesIO()
-        with tarfile.open(fileobj=output, mode="w") as archive:
-            self._add(archive, path, PurePosixPath(path.name or "work"), max_bytes, output)
-        return output.getvalue()
-
-    def _add(
-        self, archive: tarfile.TarFile, path: PurePosixPath, name: PurePosixPath, max_bytes: int, output: io.BytesIO
-    ) -> None:
-        """Add one entry and, without recursion into Python's stack, everything below it."""
-        waiting = [(path, name)]
-        while waiting:
-            path, name = waiting.pop()
-            with self._open(path, os.O_RDONLY | os.O_NONBLOCK) as descriptor:
-                status = os.fstat(descriptor)
-                member = _member(str(name), status)
-                if stat.S_ISDIR(status.st_mode):
-                    archive.addfile(member)
-                    for child in sorted(os.listdir(descriptor), reverse=True):
-                        self._queue(archive, descriptor, child, path, name, waiting)
-                elif stat.S_ISREG(status.st_mode):
-                    content = _read_all(descriptor, max_bytes, path)
-                    member.size = len(content)
-                    archive.addfile(member, io.BytesIO(content))
-            if output.tell() > max_bytes:
+        output = bytearray()
+        for piece in self._tar(path):
+            output += piece
+            if len(output) > max_bytes:
                 raise LimitExceeded(f"the archive of {path} is longer than {max_bytes} bytes")
+        return bytes(output)
 
-    def _queue(
-        self,
-        archive: tarfile.TarFile,
-        folder: int,
-        child: str,
-        path: PurePosixPath,
-        name: PurePosixPath,
-        waiting: _Waiting,
-    ) -> None:
-        status = os.stat(child, dir_fd=folder, follow_symlinks=False)
-        if stat.S_ISLNK(status.st_mode):
-            member = _member(str(name / child), status)
-            member.type, member.linkname = tarfile.SYMTYPE, os.readlink(child, dir_fd=folder)
-            archive.addfile(member)
-        elif stat.S_ISDIR(status.st_mode) or stat.S_ISREG(status.st_mode):
-            waiting.append((path / child, name / child))
+    def _tar(self, path: PurePosixPath) -> Generator[bytes, None, None]:
+        """An archive piece by piece: a header and its content for each entry, deep ones without recursion."""
+        waiting = [(path, PurePosixPath(path.name or "work"))]
+        yield from self._tar_entry(waiting)
+        while waiting:
+            with contextlib.suppress(FileNotFoundInSession):  # gone since
+                yield from self._tar_entry(waiting)
+        yield bytes(2 * tarfile.BLOCKSIZE)
+
+    def _tar_entry(self, waiting: _Waiting) -> Iterator[bytes]:
+        path, name = waiting.pop()
+        with self._open(path, os.O_RDONLY | os.O_NONBLOCK) as descriptor:
+            status = os.fstat(descriptor)
+            member = _member(str(name), status)
+            if stat.S_ISREG(status.st_mode):
+                member.size = status.st_size
+                yield _header(member)
+                yield from _content(descriptor, status.st_size)
+            elif stat.S_ISDIR(status.st_mode):
+                yield _header(member)
+                for child in sorted(os.listdir(descriptor), reverse=True):
+                    if (link := _look(descriptor, child, path, name, waiting)) is not None:
+                        yield _header(link)
+
+    def _stat(self, path: PurePosixPath) -> FileInfo:
+        with self._open(path, os.O_PATH) as descriptor:
+            return _info(path.name, os.fstat(descriptor))
+
+    def _create(self, path: PurePosixPath) -> "_Upload":
+        if not path.parts:
+            raise InvalidParameters("the name of a file is missing")
+        self._make_folders(path.parent)
+        with contextlib.ExitStack() as opened:
+            folder = opened.enter_context(self._open(path.parent, os.O_RDONLY | os.O_DIRECTORY))
+            name = f".roost-upload-{os.urandom(6).hex()}"
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+            descriptor = os.open(name, flags, 0o644, dir_fd=folder)
+            opened.callback(os.close, descriptor)
+            self._give(descriptor)
+            return _Upload(folder, name, descriptor, path, opened.pop_all())
+
+    def _remove(self, path: PurePosixPath) -> None:
+        if not path.parts:
+            raise Forbidden("the home itself cannot be removed")
+        with self._open(path.parent, os.O_RDONLY | os.O_DIRECTORY) as folder:
+            try:
+                if stat.S_ISDIR(os.stat(path.name, dir_fd=folder, follow_symlinks=False).st_mode):
+                    os.rmdir(path.name, dir_fd=folder)
+                else:
+                    os.unlink(path.name, dir_fd=folder)
+            except FileNotFoundError:
+                raise FileNotFoundInSession(f"there is no {path} in the session") from None
+            except OSError as error:
+                raise InvalidParameters(f"{path} cannot be removed: {error.strerror}") from error
 
     @contextlib.contextmanager
     def _open(self, path: PurePosixPath, flags: int, mode: int = 0) -> Iterator[int]:
@@ -146,6 +200,56 @@ class HomeFiles(SessionFiles):
     def _give(self, descriptor: int) -> None:
         if self._uid is not None:
             os.fchown(descriptor, self._uid, self._uid)
+
+
+class _HomeFile(OpenFile):
+    def __init__(self, descriptor: int, info: FileInfo) -> None:
+        self._descriptor = descriptor
+        self.info = info
+
+    async def read(self, offset: int, size: int) -> bytes:
+        return await asyncio.to_thread(os.pread, self._descriptor, size, offset)
+
+
+class _Upload:
+    """A file under a name of ours, until all of it is there."""
+
+    def __init__(
+        self, folder: int, name: str, descriptor: int, path: PurePosixPath, opened: contextlib.ExitStack
+    ) -> None:
+        self._folder = folder
+        self._name: str | None = name
+        self._descriptor = descriptor
+        self._path = path
+        self._opened = opened
+
+    def write(self, piece: bytes) -> None:
+        rest = memoryview(piece)
+        try:
+            while rest:
+                rest = rest[os.write(self._descriptor, rest) :]
+        except OSError as error:
+            raise LimitExceeded(f"{self._path} cannot be written: {error.strerror}") from error
+
+    def finish(self) -> bool:
+        """Give it its name; whether that was free."""
+        assert self._name is not None
+        is_new = True
+        with contextlib.suppress(FileNotFoundError):
+            os.stat(self._path.name, dir_fd=self._folder, follow_symlinks=False)
+            is_new = False
+        try:
+            os.rename(self._name, self._path.name, src_dir_fd=self._folder, dst_dir_fd=self._folder)
+        except OSError as error:
+            raise InvalidParameters(f"{self._path} cannot be replaced: {error.strerror}") from error
+        self._name = None
+        return is_new
+
+    def close(self) -> None:
+        if self._name is not None:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self._name, dir_fd=self._folder)
+        self._opened.close()
 
 
 def _relative(path: str) -> PurePosixPath:
@@ -175,6 +279,50 @@ def _open_beneath(folder: int, path: str, flags: int, mode: int) -> int:
     if number in (errno.ELOOP, errno.EXDEV, errno.EACCES, errno.EPERM, errno.EAGAIN):
         raise Forbidden(f"{path} cannot be reached: {os.strerror(number)}", hint="links are not followed")
     raise InvalidParameters(f"{path} cannot be opened: {os.strerror(number)}")
+
+
+def _header(member: tarfile.TarInfo) -> bytes:
+    return member.tobuf(tarfile.PAX_FORMAT, errors="surrogateescape")
+
+
+def _content(descriptor: int, size: int) -> Iterator[bytes]:
+    """Exactly as many bytes as the header said, and padding; what a file lacks since then is zeros."""
+    rest = size
+    while rest and (chunk := os.read(descriptor, min(rest, 1 << 18))):
+        rest -= len(chunk)
+        yield chunk
+    while rest:
+        zeros = bytes(min(rest, 1 << 18))
+        rest -= len(zeros)
+        yield zeros
+    yield bytes(-size % tarfile.BLOCKSIZE)
+
+
+def _look(
+    folder: int, child: str, path: PurePosixPath, name: PurePosixPath, waiting: _Waiting
+) -> tarfile.TarInfo | None:
+    """Queue a file or folder; a link is an entry at once."""
+    try:
+        status = os.stat(child, dir_fd=folder, follow_symlinks=False)
+        if stat.S_ISLNK(status.st_mode):
+            member = _member(str(name / child), status)
+            member.type, member.linkname = tarfile.SYMTYPE, os.readlink(child, dir_fd=folder)
+            return member
+    except FileNotFoundError:  # gone since
+        return None
+    if stat.S_ISDIR(status.st_mode) or stat.S_ISREG(status.st_mode):
+        waiting.append((path / child, name / child))
+    return None
+
+
+def _take(pieces: Iterator[bytes], size: int) -> bytes:
+    """Pieces of about this size together; empty at the end."""
+    batch = bytearray()
+    for piece in pieces:
+        batch += piece
+        if len(batch) >= size:
+            break
+    return bytes(batch)
 
 
 def _read_all(descriptor: int, max_bytes: int, path: PurePosixPath) -> bytes:

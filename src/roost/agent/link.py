@@ -46,7 +46,7 @@ class RunnerLink(asyncio.Protocol):
     def send(self, kind: int, run: int, message: dict[str, Any]) -> None:
         """Send one frame; on a lost connection nothing happens, the next connection sends it again."""
         if self._transport is not None and not self._transport.is_closing():
-            self._transport.write(encode(kind, 0, run, json.dumps(message).encode()))
+            self._transport.write(encode(kind, 0, run, payload_of(message)))
 
     def pause(self) -> None:
         """Read no more until `resume`."""
@@ -81,3 +81,8 @@ class RunnerLink(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
         self._on_lost(error)
+
+
+def payload_of(message: dict[str, Any]) -> bytes:
+    """A message as it goes over the link; at most `MAX_PAYLOAD` bytes fit."""
+    return json.dumps(message).encode()

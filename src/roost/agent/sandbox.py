@@ -12,7 +12,7 @@ import msgspec
 import structlog
 
 from roost.agent.journal import Journal, LogWriter, Record, encode_json
-from roost.agent.link import RunnerLink
+from roost.agent.link import RunnerLink, payload_of
 from roost.agent.runs import (
     TEXT,
     Acceptance,
@@ -25,7 +25,7 @@ from roost.agent.runs import (
     lost_end,
     run_end,
 )
-from roost.runner.protocol import Frame
+from roost.runner.protocol import MAX_PAYLOAD, Frame
 from roost.runner.protocol import Kind as FrameKind
 from roost.runtimes.cgroups import SandboxGroup
 from roost.wire.errors import AgentError, InvalidParameters, RunAlreadyExists, RunNotFound, SessionNotRunning
@@ -256,6 +256,14 @@ async def until_written(session_id: str, append: Callable[[], Awaitable[object]]
             return False
 
 
+def _check_fits(message: dict[str, Any], what: str) -> None:
+    size = len(payload_of(message))
+    if size > MAX_PAYLOAD:
+        raise InvalidParameters(
+            f"{what} takes {size} bytes, {MAX_PAYLOAD} are possible", hint="upload it as a file, and read it from there"
+        )
+
+
 class LiveSandbox:
     """A session whose sandbox lives: takes the runner's frames into the log, and sends it what was accepted."""
 
@@ -319,6 +327,7 @@ class LiveSandbox:
         self._using.close()
 
     async def start(self, spec: RunSpec) -> RunSummary:
+        _check_fits({"code": spec.code, "mode": spec.mode, "echo": spec.echo}, "the code")
         return await to_its_end(self._start(spec))
 
     async def _start(self, spec: RunSpec) -> RunSummary:
@@ -338,6 +347,7 @@ class LiveSandbox:
 
     async def _answer(self, run: Run, number: int, text: str | None) -> None:
         answer: dict[str, Any] = {"prompt": number, "eof": True} if text is None else {"prompt": number, "text": text}
+        _check_fits(answer, "the line")
         if await self.runs.append(run, Kind.INPUT, answer, encode_json(answer)):
             run.unanswered[number] = text
             self._send(FrameKind.INPUT, run.number, answer)

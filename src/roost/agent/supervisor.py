@@ -47,6 +47,8 @@ UID_BLOCKS = 1_000
 READY_TIMEOUT_S = 20.0
 IDLE_LOGS = 64
 """As many logs of sessions that nobody uses stay open."""
+TELLING_S = 1.0
+"""How long a keeper may take to tell of an end that the agent has seen itself."""
 
 log = structlog.get_logger(__name__)
 
@@ -96,7 +98,7 @@ class LocalAgent(Agent):
         self._lost: list[SandboxEnded] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._watched: dict[str, int] = {}
-        """pidfds of the sandboxes' first processes, for as long as no keeper tells of their ends"""
+        """pidfds of the sandboxes' first processes, since a keeper tells of the ends of its own children only"""
 
     async def open(self) -> None:
         """Start or find the keeper, and take over every sandbox that lives; the others are swept."""
@@ -117,6 +119,7 @@ class LocalAgent(Agent):
         await self._keeper.open()
         for folder in sorted(self._sandboxes.iterdir()):
             await self._recover(folder)
+        self._sweep_sockets()
 
     async def aclose(self) -> None:
         """Let go of everything; sandboxes and runs go on. A keeper that has nothing to keep ends."""
@@ -248,11 +251,18 @@ class LocalAgent(Agent):
             os.close(descriptor)
 
     def _on_gone(self, session_id: str) -> None:
-        """The first process has ended. A keeper that lives tells with which status; without one nobody knows."""
+        """The first process has ended."""
         self._unwatch(session_id)
-        if session_id in self._live and self._keeper is not None and not self._keeper.is_connected:
-            sentence = "the sandbox's first process ended; its status is unknown, since the keeper was gone"
-            self._spawn(self._lose(session_id, Reason(code="self-terminated", sentence=sentence)))
+        if (sandbox := self._live.get(session_id)) is not None:
+            self._spawn(self._lose_untold(session_id, sandbox))
+
+    async def _lose_untold(self, session_id: str, sandbox: LiveSandbox) -> None:
+        """The keeper whose child it was tells with which status it ended; after another one's death nobody knows."""
+        if self._keeper is not None and self._keeper.is_connected:
+            await asyncio.sleep(TELLING_S)
+        if self._live.get(session_id) is sandbox:
+            sentence = "the sandbox's first process ended; its status is unknown, since its keeper was gone"
+            await self._lose(session_id, Reason(code="self-terminated", sentence=sentence))
 
     async def destroy(self, session_id: str) -> SandboxStats:
         async with self._launching.setdefault(session_id, asyncio.Lock()):
@@ -340,6 +350,13 @@ class LocalAgent(Agent):
         await self._end(session_id, reason)
         self._lost.append(SandboxEnded(session_id=session_id, reason=reason))
 
+    def _sweep_sockets(self) -> None:
+        """A launch that was killed before its record was written has left a socket that no record names."""
+        known = {"keeper.sock", *(self._load(session_id).socket for session_id in self._live)}
+        for path in self._run_dir.glob("*.sock"):
+            if path.name not in known:
+                path.unlink(missing_ok=True)
+
     async def _lose(self, session_id: str, reason: Reason, message: dict[str, Any] | None = None) -> None:
         await self._end(session_id, reason)
         message = message or {}
@@ -367,10 +384,11 @@ class LocalAgent(Agent):
             await remove_group(group)
         if sandbox is not None:
             await sandbox.aclose()
-        await asyncio.to_thread(remove_tree, folder)
         if reason is not None:
             with contextlib.suppress(SessionNotFound):
                 await self._session_runs(session_id, lost=reason)
+        # The folder goes last: whoever comes after a crash finds by it what there is left to do.
+        await asyncio.to_thread(remove_tree, folder)
 
     def _on_exit(self, message: dict[str, Any]) -> None:
         """The keeper says that a child of its ended."""

@@ -25,7 +25,7 @@ def run(ctx: click.Context, image: str, files: tuple[Path, ...], code: str | Non
     if code is None and not files:
         raise click.UsageError("nothing to run: pass -c CODE or a file")
     program = code if code is not None else files[0].read_text()
-    with session(name, image, keep=name is not None) as handle:
+    with session(name, image, keep=name is not None, on_wait=lambda why: note(f"waiting: {why}")) as handle:
         end = _run(handle, files, program)
     if end.reason is not None and end.status is not RunStatus.OK:
         note(f"error: {end.reason.sentence}")

@@ -4,7 +4,7 @@ import abc
 import contextlib
 from collections.abc import AsyncGenerator, Coroutine
 from contextvars import ContextVar, Token
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import aiohttp
 
@@ -16,6 +16,9 @@ T = TypeVar("T")
 
 class BaseSession(abc.ABC):
     """A connection to the server: what both kinds of session share."""
+
+    is_async: ClassVar[bool] = False
+    """Whether API functions are awaited here."""
 
     config: "APIConfig"
     proxy_mode: bool

@@ -6,9 +6,13 @@ What to send and how to read the answer are plain functions at the end of this f
 import asyncio
 import contextlib
 import json
+import shutil
+import tempfile
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from datetime import UTC, datetime
-from typing import Any, Self
+from pathlib import Path, PurePosixPath
+from typing import IO, Any, Self
 from urllib.parse import quote
 
 import aiohttp
@@ -16,12 +20,11 @@ import msgspec
 from yarl import URL
 
 from roost.client import get_user_agent
-from roost.client.archives import single_file
+from roost.client.archives import extract_into
 from roost.client.auth import generate_signature
 from roost.client.config import APIConfig, get_env
 from roost.client.errors import NotUnderstood, Unreachable, problem_to_error
-from roost.client.func.session import read_parts
-from roost.client.local import ensure_local_server
+from roost.client.local import default_data_dir, ensure_local_server, read_local_server, revive_local_server
 from roost.client.sse import SSEMessage, SSEParser
 from roost.wire.runs import Event, EventKind
 from roost.wire.versions import CLIENT_VERSION
@@ -29,7 +32,17 @@ from roost.wire.versions import CLIENT_VERSION
 GIVE_UP_AFTER_S = 30.0
 """How long a reader of events tries to reach a server that does not answer."""
 
+HOME = PurePosixPath("/home/work")
+"""A session's home, as its programs see it."""
+
+REPEAT_FOR_S = 10.0
+"""How long a request that may be sent again is; a server that is started anew answers within it."""
+
+REVIVE_AFTER_S = 1.0
+"""How long a crashed local server is left to whoever else may start it, such as a service manager."""
+
 _CONNECT_TIMEOUT_S = 10.0
+_LOST = (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError)
 
 
 class Target(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,6 +52,8 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
     token: str | None = None
     access_key: str = ""
     secret_key: str = ""
+    data_dir: Path | None = None
+    """A local server's data folder, which tells where it is after it was started anew."""
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -65,8 +80,9 @@ def find_target() -> Target:
     configured = configured_target()
     if configured is not None:
         return configured
-    server = ensure_local_server()
-    return Target(endpoint=server.endpoint, token=server.token)
+    data_dir = default_data_dir()
+    server = ensure_local_server(data_dir)
+    return Target(endpoint=server.endpoint, token=server.token, data_dir=data_dir)
 
 
 class Api:
@@ -102,34 +118,34 @@ class Api:
         """
         content = None if body is None else json.dumps(body).encode()
         content_type = "text/plain" if body is None else "application/json"
-        for attempt in range(3 if repeat else 1):
-            await asyncio.sleep(attempt * 0.2)
+        patience = _Patience(REPEAT_FOR_S if repeat else 0.0)
+        while True:
             try:
                 async with self._send(method, path, params=params, data=content, content_type=content_type) as raw:
                     return Answer(raw.status, await _read_json(raw))
-            except aiohttp.ClientConnectionError as error:
-                problem = error
-        raise Unreachable(f"cannot reach {self.target.endpoint}: {problem}") from problem
+            except _LOST as error:
+                await self._wait(patience, error)
 
-    async def upload(self, reference: str, remote: str, content: bytes) -> None:
-        """Write one file into a session."""
-        form = aiohttp.FormData()
-        form.add_field("src", content, filename=remote, content_type="application/octet-stream")
-        path = session_path(reference, "upload")
-        with self._reaching():
-            async with self._send("POST", path, data=form, content_type="multipart/form-data"):
+    async def put_file(self, reference: str, remote: str, local: Path) -> None:
+        """Write one file of any size into a session."""
+        path = file_path(reference, remote)
+        with self._reaching(), local.open("rb") as content:
+            async with self._send("PUT", path, data=content, content_type="application/octet-stream"):
                 pass
 
-    async def download(self, reference: str, remote: str) -> bytes:
-        """Read one file of a session."""
-        body = json.dumps({"files": [remote]}).encode()
-        path = session_path(reference, "download")
-        with self._reaching():
-            async with self._send("GET", path, data=body, content_type="application/json") as raw:
-                parts = await read_parts(raw)
-        if len(parts) != 1:
-            raise NotUnderstood(f"asked for one file, got {len(parts)}")
-        return single_file(parts[0])
+    async def get_file(self, reference: str, remote: str, local: Path) -> None:
+        """Copy one file of a session to `local`; or a folder, as what lies in `local` then.
+
+        A file takes its name when all of it is there.
+        """
+        path = file_path(reference, remote)
+        with self._reaching(), tempfile.TemporaryFile() as content:
+            async with self._send("GET", path, content_type="text/plain") as raw:
+                is_folder = raw.content_type == "application/x-tar"
+                async for piece in raw.content.iter_chunked(1 << 20):
+                    content.write(piece)
+            content.seek(0)
+            await asyncio.to_thread(_place, content, local, is_folder)
 
     async def events(self, reference: str, run_id: str, after: int = 0) -> AsyncGenerator[Event, None]:
         """A run's events with a seq above `after`, each once, up to its `end`; survives lost connections.
@@ -138,35 +154,43 @@ class Api:
             RoostError: the server refuses, or stays unreachable for `GIVE_UP_AFTER_S`.
         """
         path = session_path(reference, "runs", run_id, "events")
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + GIVE_UP_AFTER_S
-        delay = 0.05
+        patience = _Patience(GIVE_UP_AFTER_S)
         while True:
             try:
-                async with contextlib.aclosing(self._event_messages(path, after)) as messages:
-                    async for message in messages:
-                        event = read_event(message)
-                        if event is None or event.seq <= after:
-                            continue
-                        after, delay = event.seq, 0.05
-                        yield event
-                        deadline = loop.time() + GIVE_UP_AFTER_S
-                        if event.kind is EventKind.END:
-                            return
+                async with contextlib.aclosing(self._event_messages(path, after)) as received:
+                    async for messages in received:
+                        patience.renew()
+                        for message in messages:
+                            event = read_event(message)
+                            if event is None or event.seq <= after:
+                                continue
+                            after = event.seq
+                            yield event
+                            if event.kind is EventKind.END:
+                                return
                 problem: Exception = ConnectionError("the stream ended before the run did")
-            except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError) as error:
+            except _LOST as error:
                 problem = error
-            if loop.time() > deadline:
-                raise Unreachable(f"lost {self.target.endpoint}: {problem}") from problem
-            await asyncio.sleep(delay)
-            delay = min(2 * delay, 2.0)
+            await self._wait(patience, problem)
 
-    async def _event_messages(self, path: str, after: int) -> AsyncGenerator[SSEMessage, None]:
+    async def _event_messages(self, path: str, after: int) -> AsyncGenerator[list[SSEMessage], None]:
+        """The messages that arrived together; none in a sign of life."""
         parser = SSEParser()
         async with self._send("GET", path, params={"after": str(after)}, content_type=None) as raw:
             async for chunk in raw.content.iter_any():
-                for message in parser.feed(chunk):
-                    yield message
+                yield parser.feed(chunk)
+
+    async def _wait(self, patience: "_Patience", problem: Exception) -> None:
+        """Before the next try: a local server that was started anew is at another port."""
+        if patience.is_over():
+            raise Unreachable(f"cannot reach {self.target.endpoint}: {problem}") from problem
+        await patience.wait()
+        data_dir = self.target.data_dir
+        if data_dir is not None:
+            find = revive_local_server if patience.lost_for_s() > REVIVE_AFTER_S else read_local_server
+            server = await asyncio.to_thread(find, data_dir)
+            if server is not None:
+                self.target = msgspec.structs.replace(self.target, endpoint=server.endpoint, token=server.token)
 
     @contextlib.asynccontextmanager
     async def _send(
@@ -194,9 +218,45 @@ class Api:
             raise Unreachable(f"cannot reach {self.target.endpoint}: {error}") from error
 
 
+class _Patience:
+    """How often and how long a lost server is tried."""
+
+    def __init__(self, limit_s: float) -> None:
+        self._limit_s = limit_s
+        self.renew()
+
+    def renew(self) -> None:
+        """The server is there."""
+        self._lost_at: float | None = None
+        self._delay_s = 0.05
+
+    def lost_for_s(self) -> float:
+        """How long the server has been lost; since now, if this is the first question after a renewal."""
+        now = time.monotonic()
+        if self._lost_at is None:
+            self._lost_at = now
+        return now - self._lost_at
+
+    def is_over(self) -> bool:
+        return self.lost_for_s() >= self._limit_s
+
+    async def wait(self) -> None:
+        await asyncio.sleep(self._delay_s)
+        self._delay_s = min(2 * self._delay_s, 2.0)
+
+
 def session_path(reference: str, *more: str) -> str:
     """The path of a session, or of something in it."""
     return "/" + "/".join(quote(part, safe="") for part in ("session", reference, *more))
+
+
+def file_path(reference: str, remote: str) -> str:
+    """The path of a file in a session; relative to its home, or absolute within it."""
+    path = PurePosixPath(remote)
+    if path.is_relative_to(HOME):
+        path = path.relative_to(HOME)
+    # What lies elsewhere is the server's to refuse; as one part it reaches it as it is.
+    return session_path(reference, "files", *((str(path),) if path.is_absolute() else path.parts))
 
 
 def build_url(target: Target, path: str, params: Mapping[str, str] | None = None) -> URL:
@@ -237,6 +297,17 @@ def read_event(message: SSEMessage) -> Event | None:
         return Event(int(message.id), EventKind(message.event), json.loads(message.data))
     except ValueError as error:
         raise NotUnderstood(f"an event of kind {message.event!r} cannot be read: {error}") from error
+
+
+def _place(content: IO[bytes], local: Path, is_folder: bool) -> None:
+    local.parent.mkdir(parents=True, exist_ok=True)
+    if is_folder:
+        extract_into(content, local)
+        return
+    making = local.with_name(f".{local.name}.part")
+    with making.open("wb") as file:
+        shutil.copyfileobj(content, file)
+    making.replace(local)
 
 
 async def _read_json(raw: aiohttp.ClientResponse) -> Any:

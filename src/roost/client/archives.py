@@ -7,6 +7,7 @@ import io
 import shutil
 import tarfile
 from pathlib import Path, PurePosixPath
+from typing import IO
 
 from roost.client.exceptions import BackendClientError
 
@@ -17,11 +18,16 @@ def extract(archive: bytes, dest: Path) -> list[str]:
     Raises:
         BackendClientError: it is no tar, or something in it would lie, or lead, outside of `dest`.
     """
+    return _unpack(io.BytesIO(archive), dest)
+
+
+def _unpack(archive: IO[bytes], dest: Path, strip: int = 0) -> list[str]:
     try:
-        with tarfile.open(fileobj=io.BytesIO(archive), mode="r:") as tar:
+        with tarfile.open(fileobj=archive, mode="r:") as tar:
             members = tar.getmembers()
             for member in members:
                 _check(member)
+                member.name = PurePosixPath(*PurePosixPath(member.name).parts[strip:]).as_posix()
             # Links come last, so nothing is ever written through one that the archive brought.
             for member in sorted(members, key=tarfile.TarInfo.issym):
                 _write(tar, member, dest)
@@ -30,22 +36,9 @@ def extract(archive: bytes, dest: Path) -> list[str]:
     return [member.name for member in members]
 
 
-def single_file(archive: bytes) -> bytes:
-    """The content of the one regular file in a tar.
-
-    Raises:
-        BackendClientError: it holds something else.
-    """
-    try:
-        with tarfile.open(fileobj=io.BytesIO(archive), mode="r:") as tar:
-            members = tar.getmembers()
-            if len(members) != 1 or not members[0].isreg():
-                raise BackendClientError("this is not a single file; download folders into a folder")
-            content = tar.extractfile(members[0])
-            assert content is not None
-            return content.read()
-    except tarfile.TarError as error:
-        raise BackendClientError(f"the archive cannot be read: {error}") from error
+def extract_into(archive: IO[bytes], dest: Path) -> None:
+    """Unpack a tar of one folder; what lies in that folder lies in `dest` then. Refuses as `extract` does."""
+    _unpack(archive, dest, strip=1)
 
 
 def _check(member: tarfile.TarInfo) -> None:

@@ -1,7 +1,11 @@
 """Turns problem documents back into the errors they were made of, and adds what only a client can meet."""
 
+import json
 from typing import Any
 
+import aiohttp
+
+from roost.client.exceptions import BackendAPIError
 from roost.wire.errors import (
     AgentError,
     Conflict,
@@ -25,6 +29,9 @@ _BY_STATUS: dict[int, type[RoostError]] = {
     412: LimitExceeded,
     429: LimitExceeded,
 }
+
+
+_GENERIC_ERROR = "https://api.backend.ai/probs/generic-error"
 
 
 class Unreachable(RoostError):
@@ -51,3 +58,16 @@ def problem_to_error(status: int, problem: Any) -> RoostError:
     message = problem.get("msg") or problem.get("detail") or problem.get("title") or f"the server answered {status}"
     hint = problem.get("hint")
     return cls(str(message), hint=str(hint) if hint else None, data=problem.get("data"))
+
+
+async def api_error(raw: aiohttp.ClientResponse) -> BackendAPIError:
+    """Read an answer that is no success into its error, and give the connection back."""
+    try:
+        text = await raw.text(errors="replace")
+    finally:
+        raw.release()
+    try:
+        data = json.loads(text)
+    except ValueError:
+        data = {"type": _GENERIC_ERROR, "title": "The server answered with something other than JSON.", "content": text}
+    return BackendAPIError(raw.status, raw.reason or "", data)

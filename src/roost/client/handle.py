@@ -19,7 +19,7 @@ import msgspec
 from roost.client.api import Api, Target, find_target, session_path
 from roost.client.errors import NotUnderstood
 from roost.client.worker import Worker
-from roost.wire.errors import InvalidParameters, NotFound
+from roost.wire.errors import InvalidParameters, NotFound, RoostError, SessionNotRunning
 from roost.wire.ids import SESSION_NAME, new_run_id
 from roost.wire.reasons import Reason
 from roost.wire.runs import Cost, Event, EventKind, InterruptOutcome, RunEnd, RunStatus
@@ -30,6 +30,12 @@ T = TypeVar("T")
 
 AnswerPrompt = Callable[[str, bool], str | None]
 """Answers a prompt, given its text and whether it asks for a password; None is end-of-file."""
+
+
+OnWait = Callable[[str], None]
+
+WAIT_SLICE_S = 2
+"""How long one request waits for a session to start; then its reason is looked at."""
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,23 +53,45 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def session(
-    name: str | None = None, image: str = "python", keep: bool = False, *, target: Target | None = None
+    name: str | None = None,
+    image: str = "python",
+    keep: bool = False,
+    *,
+    target: Target | None = None,
+    on_wait: OnWait | None = None,
 ) -> "SessionHandle":
-    """A session by name, made if there is none; ends with the `with` block unless it was there before or is kept."""
-    return SessionHandle(name, image, keep, target=target)
+    """A session by name, made if there is none; ends with the `with` block unless it was there before or is kept.
+
+    Args:
+        on_wait: is told why the session cannot start yet, each reason once.
+    """
+    return SessionHandle(name, image, keep, target=target, on_wait=on_wait)
 
 
 def async_session(
-    name: str | None = None, image: str = "python", keep: bool = False, *, target: Target | None = None
+    name: str | None = None,
+    image: str = "python",
+    keep: bool = False,
+    *,
+    target: Target | None = None,
+    on_wait: OnWait | None = None,
 ) -> "AsyncSessionHandle":
     """The same for `async with`."""
-    return AsyncSessionHandle(name, image, keep, target=target)
+    return AsyncSessionHandle(name, image, keep, target=target, on_wait=on_wait)
 
 
 class AsyncSessionHandle:
     """One session."""
 
-    def __init__(self, name: str | None, image: str, keep: bool, *, target: Target | None = None) -> None:
+    def __init__(
+        self,
+        name: str | None,
+        image: str,
+        keep: bool,
+        *,
+        target: Target | None = None,
+        on_wait: OnWait | None = None,
+    ) -> None:
         self.name = _checked_name(name)
         self.image = image
         self.id = ""
@@ -72,17 +100,38 @@ class AsyncSessionHandle:
         """Whether it was there before."""
         self._keep = keep
         self._target = target
+        self._on_wait = on_wait or (lambda sentence: None)
         self._api: Api | None = None
 
     async def __aenter__(self) -> Self:
         async with contextlib.AsyncExitStack() as opened:
             target = self._target if self._target is not None else await asyncio.to_thread(find_target)
             api = await opened.enter_async_context(Api(target))
-            answer = await api.call("POST", "/session", body=creation_body(self.name, self.image))
-            self.id, self.existed = read_creation(answer.body)
+            self.id, self.existed = await self._create(api)
             self._opened = opened.pop_all()
         self._api = api
         return self
+
+    async def _create(self, api: Api) -> tuple[str, bool]:
+        """The session's id once it runs, and whether it was there before."""
+        created, told = False, ""
+        try:
+            while True:
+                body = (await api.call("POST", "/session", body=creation_body(self.name, self.image))).body
+                identifier, existed = read_creation(body)
+                created = created or not existed
+                if not is_waiting(body):
+                    return identifier, not created
+                sentence = str((body.get("reason") or {}).get("sentence") or "")
+                if sentence and sentence != told:
+                    told = sentence
+                    self._on_wait(sentence)
+        except BaseException:
+            if created:  # nobody will use what still waits
+                path = session_path(self.name)
+                with contextlib.suppress(RoostError):
+                    await api.call("DELETE", path, params={"forced": "true"})
+            raise
 
     async def __aexit__(self, *exc_info: object) -> None:
         try:
@@ -122,16 +171,23 @@ class AsyncSessionHandle:
         return AsyncRun(self, run_id)
 
     async def upload(self, local: str | Path, remote: str | None = None) -> None:
-        """Copy a file of this machine into the session; under its own name, if no other is given."""
+        """Copy a file of this machine into the session, or a folder with all that it holds.
+
+        It keeps its own name, if no other is given.
+        """
         path = Path(local)
-        await self.api.upload(self.id, remote or path.name, path.read_bytes())
+        name = remote or path.resolve().name
+        if not path.is_dir():
+            await self.api.put_file(self.id, name, path)
+            return
+        for inner in sorted(path.rglob("*")):
+            if inner.is_file():
+                await self.api.put_file(self.id, f"{name}/{inner.relative_to(path).as_posix()}", inner)
 
     async def download(self, remote: str, local: str | Path | None = None) -> Path:
-        """Copy a file of the session to this machine; into the working folder, if nothing else is said."""
+        """Copy a file or folder of the session to this machine; into the working folder, if nothing else is said."""
         path = Path(local) if local is not None else Path(Path(remote).name)
-        content = await self.api.download(self.id, remote)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
+        await self.api.get_file(self.id, remote, path)
         return path
 
     async def destroy(self) -> None:
@@ -193,8 +249,16 @@ class AsyncRun:
 class SessionHandle:
     """One session, for code that waits; every method does what the one of `AsyncSessionHandle` does."""
 
-    def __init__(self, name: str | None, image: str, keep: bool, *, target: Target | None = None) -> None:
-        self._handle = AsyncSessionHandle(name, image, keep, target=target)
+    def __init__(
+        self,
+        name: str | None,
+        image: str,
+        keep: bool,
+        *,
+        target: Target | None = None,
+        on_wait: OnWait | None = None,
+    ) -> None:
+        self._handle = AsyncSessionHandle(name, image, keep, target=target, on_wait=on_wait)
         self._worker: Worker | None = None
 
     def __enter__(self) -> Self:
@@ -282,7 +346,14 @@ class Run:
 
 
 def creation_body(name: str, image: str) -> dict[str, Any]:
-    return {"name": name, "image": image, "type": "interactive", "reuseIfExists": True, "config": {}}
+    return {
+        "name": name,
+        "image": image,
+        "type": "interactive",
+        "reuseIfExists": True,
+        "maxWaitSeconds": WAIT_SLICE_S,
+        "config": {},
+    }
 
 
 def read_creation(body: Any) -> tuple[str, bool]:
@@ -291,9 +362,18 @@ def read_creation(body: Any) -> tuple[str, bool]:
         identifier, created, status = str(body["sessionId"]), bool(body.get("created", True)), body.get("status")
     except (KeyError, TypeError, AttributeError) as error:
         raise NotUnderstood(f"the server's answer names no session: {body!r}") from error
-    if created and status not in (None, "RUNNING"):
-        raise NotUnderstood(f"the session did not start: it is {status}", hint=f"roost why {identifier}")
+    if status not in (None, "RUNNING") and not is_waiting(body):
+        reason = body.get("reason") or {}
+        sentence = reason.get("sentence") or f"it is {status}"
+        raise SessionNotRunning(
+            f"the session did not start: {sentence}", hint=reason.get("hint") or f"`roost why {identifier}` tells more"
+        )
     return identifier, not created
+
+
+def is_waiting(body: Any) -> bool:
+    """Whether the session that a creation answered with may still start."""
+    return body.get("status") in ("TIMEOUT", "PENDING", "SCHEDULED", "PREPARING", "PULLING")
 
 
 def start_body(run_id: str, code: str, echo: bool) -> dict[str, Any]:

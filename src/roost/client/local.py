@@ -98,6 +98,20 @@ def ensure_local_server(data_dir: Path | None = None) -> LocalServer:
         return read_local_server(folder) or _start(folder, deadline)
 
 
+def revive_local_server(data_dir: Path) -> LocalServer | None:
+    """The server of this data folder, started anew if it has crashed; None where there is none for now.
+
+    Who was stopped took `server.json` along, and is not started again behind the back of whoever stopped it.
+    """
+    running = read_local_server(data_dir)
+    if running is not None or not (data_dir / "server.json").exists():
+        return running
+    try:
+        return ensure_local_server(data_dir)
+    except ServerNotStarted:  # perhaps somebody else is starting it
+        return None
+
+
 def stop_local_server(data_dir: Path | None = None, timeout_s: float = START_TIMEOUT_S) -> bool:
     """Stop the server of this data folder, and wait for its end; False where none ran. Sessions go on.
 

@@ -4,7 +4,7 @@ import asyncio
 import functools
 import json
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -17,8 +17,10 @@ from yarl import URL
 
 from roost.client.active import BaseSession, current_session
 from roost.client.auth import generate_signature
-from roost.client.exceptions import ArgumentError, BackendAPIError, BackendClientError
+from roost.client.errors import api_error
+from roost.client.exceptions import ArgumentError, BackendClientError
 from roost.client.sse import SSEMessage, SSEParser
+from roost.client.websocket import WebSocketContextManager, WebSocketResponse
 from roost.wire.versions import parse_version
 
 __all__ = (
@@ -33,6 +35,8 @@ __all__ = (
     "SSEContextManager",
     "SSEMessage",
     "SSEResponse",
+    "WebSocketContextManager",
+    "WebSocketResponse",
 )
 
 
@@ -40,7 +44,6 @@ RequestContent: TypeAlias = bytes | bytearray | str | IO[Any] | None
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _UNSIGNED_TYPE = "application/octet-stream"
-_GENERIC_ERROR = "https://api.backend.ai/probs/generic-error"
 
 
 class ExtendedJSONEncoder(json.JSONEncoder):
@@ -139,6 +142,22 @@ class Request:
             raise ArgumentError(f"event streams are opened by GET, not {self.method}")
         return SSEContextManager(self, response_cls=response_cls or SSEResponse)
 
+    def connect_websocket(
+        self,
+        *,
+        on_enter: Callable[[aiohttp.ClientWebSocketResponse], Awaitable[Any]] | None = None,
+        response_cls: type[WebSocketResponse] = WebSocketResponse,
+    ) -> WebSocketContextManager:
+        """Open a WebSocket: `async with request.connect_websocket() as socket`.
+
+        Args:
+            on_enter: is given the raw socket as soon as it is open.
+        """
+        self._check_method()
+        if self.method != "GET":
+            raise ArgumentError(f"WebSockets are opened by GET, not {self.method}")
+        return WebSocketContextManager(self, on_enter=on_enter, response_cls=response_cls)
+
     def _check_method(self) -> None:
         if self.method not in _METHODS:
             raise ArgumentError(f"no such request method: {self.method!r}")
@@ -154,14 +173,13 @@ class Request:
         """
         problem: Exception | None = None
         for _ in self.config.endpoints:
-            self.date = datetime.now(UTC)
-            url = self._url()
+            url, headers = self.signed(anonymous=anonymous, bare=bare)
             try:
                 return await self.session.aiohttp_session.request(
                     self.method,
                     url,
                     data=self._data(),
-                    headers=self._signed_headers(url, anonymous, bare),
+                    headers=headers,
                     skip_auto_headers=("Content-Type",) if bare else (),
                     allow_redirects=False,
                 )
@@ -171,6 +189,12 @@ class Request:
             finally:
                 self.config.load_balance_endpoints()
         raise BackendClientError(f"cannot reach the server: {problem}") from problem
+
+    def signed(self, *, anonymous: bool = False, bare: bool = False) -> tuple[URL, CIMultiDict[str]]:
+        """Address and headers for the endpoint whose turn it is, as of now."""
+        self.date = datetime.now(UTC)
+        url = self._url()
+        return url, self._signed_headers(url, anonymous, bare)
 
     def _url(self) -> URL:
         base = str(self.config.endpoint).rstrip("/")
@@ -322,19 +346,6 @@ class FetchContextManager:
         raw, self._raw = self._raw, None
         if raw is not None:
             raw.release()
-
-
-async def api_error(raw: aiohttp.ClientResponse) -> BackendAPIError:
-    """Read an answer that is no success into its error, and give the connection back."""
-    try:
-        text = await raw.text(errors="replace")
-    finally:
-        raw.release()
-    try:
-        data = json.loads(text)
-    except ValueError:
-        data = {"type": _GENERIC_ERROR, "title": "The server answered with something other than JSON.", "content": text}
-    return BackendAPIError(raw.status, raw.reason or "", data)
 
 
 class SSEResponse(BaseResponse):

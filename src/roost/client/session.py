@@ -161,6 +161,8 @@ class Session(_Connected):
 class AsyncSession(_Connected):
     """A connection for coroutines: API functions are awaited. Made inside a running loop."""
 
+    is_async = True
+
     def __init__(self, *, config: APIConfig | None = None, proxy_mode: bool = False) -> None:
         super().__init__(config=config, proxy_mode=proxy_mode)
         self.aiohttp_session = self._make_http_session()

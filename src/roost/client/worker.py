@@ -9,6 +9,9 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
+TIDY_S = 5.0
+"""How long a task that was interrupted may take to undo what it began."""
+
 
 class Worker(threading.Thread):
     """Runs coroutines for other threads. A daemon: one that nobody stops does not keep the interpreter alive."""
@@ -101,7 +104,13 @@ async def _next(items: AsyncGenerator[T, None], end: Any) -> Any:
 
 
 async def _cancel_all() -> None:
+    """End every task; those that are being cancelled already are given time to tidy up."""
     others = asyncio.all_tasks() - {asyncio.current_task()}
     for task in others:
-        task.cancel()
-    await asyncio.gather(*others, return_exceptions=True)
+        if not task.cancelling():
+            task.cancel()
+    if others:
+        _, busy = await asyncio.wait(others, timeout=TIDY_S)
+        for task in busy:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)

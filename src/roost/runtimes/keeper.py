@@ -33,9 +33,13 @@ class KeeperClient:
         self._waiting: dict[int, asyncio.Future[dict[str, Any]]] = {}
         self._last_id = 0
         self._sending = asyncio.Lock()
+        self._opening = asyncio.Lock()
 
     async def open(self) -> None:
-        """Connect, starting the keeper first where none listens."""
+        """Connect, starting the keeper first where none listens.
+
+        Returns when the keeper answers: it has done by then whatever an agent before us had asked of it.
+        """
         connection = self._connect()
         if connection is None:
             await asyncio.to_thread(self._start_keeper)
@@ -44,6 +48,7 @@ class KeeperClient:
             raise AgentError(f"the keeper did not start; see {self._log_file}")
         self._socket = connection
         self._reader = asyncio.create_task(self._read(connection), name="keeper-reader")
+        await self._ask({"op": "hello"}, [])
 
     async def aclose(self) -> None:
         """Close the connection; the keeper and its sandboxes go on."""
@@ -59,7 +64,14 @@ class KeeperClient:
     @property
     def is_connected(self) -> bool:
         """Whether the keeper would tell of an end now."""
-        return self._reader is not None and not self._reader.done()
+        if self._socket is None or self._reader is None or self._reader.done():
+            return False
+        try:
+            return bool(self._socket.recv(1, socket.MSG_PEEK))
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
 
     async def hello(self) -> dict[str, Any]:
         """The keeper's version, pid and children."""
@@ -106,9 +118,13 @@ class KeeperClient:
         return int(answer["pid"]), int(answer["start_time"])
 
     async def _call(self, request: dict[str, Any], descriptors: list[int]) -> dict[str, Any]:
-        if self._socket is None or self._reader is None or self._reader.done():
-            await self.aclose()
-            await self.open()
+        async with self._opening:
+            if not self.is_connected:
+                await self.aclose()
+                await self.open()
+        return await self._ask(request, descriptors)
+
+    async def _ask(self, request: dict[str, Any], descriptors: list[int]) -> dict[str, Any]:
         assert self._socket is not None
         self._last_id += 1
         request_id = self._last_id
@@ -131,11 +147,13 @@ class KeeperClient:
     async def _read(self, connection: socket.socket) -> None:
         loop = asyncio.get_running_loop()
         buffer = b""
-        while chunk := await loop.sock_recv(connection, 65536):
-            buffer += chunk
-            while len(buffer) >= 4 and len(buffer) >= 4 + (size := int.from_bytes(buffer[:4], "big")):
-                self._dispatch(json.loads(buffer[4 : 4 + size]))
-                buffer = buffer[4 + size :]
+        # A keeper that is killed with a request unread resets the connection.
+        with contextlib.suppress(ConnectionResetError):
+            while chunk := await loop.sock_recv(connection, 65536):
+                buffer += chunk
+                while len(buffer) >= 4 and len(buffer) >= 4 + (size := int.from_bytes(buffer[:4], "big")):
+                    self._dispatch(json.loads(buffer[4 : 4 + size]))
+                    buffer = buffer[4 + size :]
         for future in self._waiting.values():
             if not future.done():
                 future.set_exception(AgentError("the keeper is gone"))

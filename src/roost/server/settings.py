@@ -1,6 +1,7 @@
 """What the operator may set: `roost.toml`, environment, flags, in that order of rising weight."""
 
 import ipaddress
+import math
 import os
 import tomllib
 from collections.abc import Mapping
@@ -31,16 +32,20 @@ def load_settings(
 ) -> Settings:
     """Merge all sources; flags that are None were not given.
 
+    Args:
+        file: a `roost.toml` that must be there; None takes the one in the data folder, if it has one.
+
     Raises:
         InvalidParameters: a value cannot be used; the message names it.
     """
-    merged: dict[str, Any] = tomllib.loads(file.read_text()) if file and file.exists() else {}
+    data_dir = Path(flags.get("data_dir") or environ.get("ROOST_DATA_DIR") or default_data_dir(environ))
+    merged = _read(file) if file is not None else _read(data_dir / "roost.toml", or_else={})
     merged |= {key: environ[name] for key in _READERS if (name := f"ROOST_{key.upper()}") in environ}
     merged |= {key: value for key, value in flags.items() if value is not None}
-    values: dict[str, Any] = {"data_dir": default_data_dir(environ)}
+    values: dict[str, Any] = {"data_dir": data_dir}
     for key, value in merged.items():
         if key not in _READERS:
-            raise InvalidParameters(f"unknown setting {key!r}")
+            raise InvalidParameters(f"unknown setting {key!r}", hint=f"the settings are {', '.join(_READERS)}")
         try:
             values[key] = _READERS[key](value)
         except (TypeError, ValueError) as error:
@@ -61,6 +66,17 @@ def default_data_dir(environ: Mapping[str, str] = os.environ) -> Path:
     return Path(base) / "roost"
 
 
+def _read(file: Path, or_else: dict[str, Any] | None = None) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text())
+    except FileNotFoundError:
+        if or_else is not None:
+            return or_else
+        raise InvalidParameters(f"there is no file {file}") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise InvalidParameters(f"{file} cannot be read: {error}") from error
+
+
 def _is_loopback(host: str) -> bool:
     if host == "localhost":
         return True
@@ -73,9 +89,17 @@ def _is_loopback(host: str) -> bool:
 def _flag(value: Any) -> bool:
     if isinstance(value, bool):
         return value
-    return {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}.get(
-        str(value).lower(), False
-    )
+    flags = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
+    if str(value).lower() not in flags:
+        raise ValueError(value)
+    return flags[str(value).lower()]
+
+
+def _positive(value: Any) -> float:
+    number = float(value)
+    if not 0 < number < math.inf:
+        raise ValueError(value)
+    return number
 
 
 def _port(value: Any) -> int:
@@ -90,7 +114,7 @@ _READERS: dict[str, Any] = {
     "port": _port,
     "data_dir": Path,
     "engine": str,
-    "overcommit_cpu": float,
-    "overcommit_mem": float,
+    "overcommit_cpu": _positive,
+    "overcommit_mem": _positive,
     "insecure_http": _flag,
 }

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
 
 from roost.wire.runs import InterruptOutcome, Page, RunSpec, RunSummary
 from roost.wire.sandboxes import (
@@ -13,6 +14,17 @@ from roost.wire.sandboxes import (
     SandboxSpec,
     SandboxStats,
 )
+
+
+class OpenFile(ABC):
+    """A regular file that is open; whatever happens to its name, it stays this file."""
+
+    info: FileInfo
+    """As it was when it was opened."""
+
+    @abstractmethod
+    async def read(self, offset: int, size: int) -> bytes:
+        """At most `size` bytes from an offset; empty at the end of the file."""
 
 
 class SessionFiles(ABC):
@@ -38,6 +50,33 @@ class SessionFiles(ABC):
         Raises:
             LimitExceeded: it is longer than `max_bytes`.
         """
+
+    @abstractmethod
+    async def info(self, path: str) -> FileInfo:
+        """What a path names; a link is not followed."""
+
+    @abstractmethod
+    def open(self, path: str) -> AbstractAsyncContextManager[OpenFile]:
+        """Open a regular file for as long as the block lasts."""
+
+    @abstractmethod
+    async def store(self, path: str, content: AsyncIterator[bytes]) -> bool:
+        """Write a file from its pieces, owned by the session's user; whether there was none before.
+
+        It takes its name when all of it is there: where the pieces break off, nothing has changed.
+        """
+
+    @abstractmethod
+    async def remove(self, path: str) -> None:
+        """Remove a file, a link or an empty folder.
+
+        Raises:
+            InvalidParameters: the folder is not empty.
+        """
+
+    @abstractmethod
+    def tar(self, path: str) -> AsyncIterator[bytes]:
+        """The same as `archive` in pieces, without a limit. The path is looked up with the first piece."""
 
     @abstractmethod
     async def archive(self, path: str, *, max_bytes: int) -> bytes:

@@ -17,6 +17,7 @@ from roost.client.exceptions import ArgumentError, BackendClientError
 from roost.client.func.base import BaseFunction, api_function
 from roost.client.request import AttachedFile, Request, Response
 from roost.client.versioning import get_id_or_name, get_naming
+from roost.client.websocket import WebSocketContextManager
 from roost.wire.ids import SESSION_NAME
 
 __all__ = ("ComputeSession",)
@@ -229,6 +230,21 @@ class ComputeSession(BaseFunction):
         request.set_json(body)
         async with request.fetch() as response:
             return (await response.json())["result"]
+
+    def stream_execute(
+        self, code: str = "", *, mode: str = "query", opts: Mapping[str, Any] | None = None
+    ) -> WebSocketContextManager:
+        """Run code over a WebSocket, inside an `AsyncSession`: `async with session.stream_execute(code) as stream`.
+
+        The frames are objects with `status` and `console`; after `waiting-input` send one line with `send_str`.
+        """
+        if not current_session().is_async:
+            raise ArgumentError("streams work only inside an AsyncSession")
+        if mode not in ("query", "batch"):
+            raise BackendClientError(f"no such mode of a stream: {mode!r}")
+        start = {"code": code, "mode": mode, "options": {**_BATCH_OPTIONS, **(opts or {})} if mode == "batch" else {}}
+        request = Request("GET", f"/stream{self._path('execute')}", params=self._params())
+        return request.connect_websocket(on_enter=lambda socket: socket.send_json(start))
 
     @api_function
     async def upload(

@@ -11,7 +11,7 @@ from roost.wire.errors import InvalidParameters
 SLOTS = ("cpu", "mem")
 """Every slot that we know: cores, and bytes."""
 
-_BYTES = re.compile(r"(\d+(?:\.\d+)?|inf|infinity)\s*([kmgtpezy]?)(?:i?b|i?bytes?)?", re.ASCII)
+_BYTES = re.compile(r"(\d{1,24}(?:\.\d{1,24})?|inf|infinity)\s*([kmgtpezy]?)(?:i?b|i?bytes?)?", re.ASCII)
 _POWERS = {prefix: 1024**power for power, prefix in enumerate(("", *"kmgtpezy"))}
 
 

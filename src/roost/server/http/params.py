@@ -118,6 +118,20 @@ class Destruction(Params):
     owner_access_key: str | None = None
 
 
+class Matching(Params):
+    """`GET /session/_/match`."""
+
+    id: str = Field(min_length=1)
+    owner_access_key: str | None = None
+
+
+class Renaming(Params):
+    """`POST /session/{ref}/rename`."""
+
+    session_name: SessionName = Field(validation_alias=AliasChoices("name", "clientSessionToken", "session_name"))
+    owner_access_key: str | None = None
+
+
 class Listing(Params):
     """`GET /session`: states between commas, or `all`; the live ones if nothing is said."""
 

@@ -2,7 +2,7 @@
 
 from aiohttp import web
 
-from roost.server.http import execute, files, root, runs, sessions
+from roost.server.http import content, execute, files, root, runs, sessions, stream
 from roost.server.http.context import PLATFORM
 from roost.server.http.middleware import add_headers, answer_problems, authenticate, check_version
 from roost.server.services.platform import Platform
@@ -18,6 +18,9 @@ def make_web_app(platform: Platform) -> web.Application:
     app.add_routes([web.get("/", root.get_root), web.get("/healthz", root.get_health)])
     for prefix in ("/session", "/kernel"):  # clients before API version 5 say kernel
         app.add_routes(_session_routes(prefix))
+        app.router.add_get(f"/stream{prefix}/{{ref}}/execute", stream.execute)
+    app[stream.OPEN] = set()
+    app.on_shutdown.append(stream.close_all)
     return app
 
 
@@ -28,17 +31,22 @@ def _session_routes(prefix: str) -> list[web.RouteDef]:
         web.post(prefix, sessions.create_session),
         web.post(f"{prefix}/_/create", sessions.create_session),
         web.get(prefix, sessions.list_sessions),
+        web.get(f"{prefix}/_/match", sessions.match_sessions),
         web.get(one, sessions.get_session),
         web.delete(one, sessions.destroy_session),
         web.post(one, execute.execute),
         web.post(f"{one}/interrupt", execute.interrupt),
         web.get(f"{one}/logs", sessions.get_logs),
+        web.post(f"{one}/rename", sessions.rename_session),
         web.get(f"{one}/history", sessions.get_history),
         web.post(f"{one}/upload", files.upload),
         web.get(f"{one}/download", files.download),
         web.post(f"{one}/download", files.download),
         web.get(f"{one}/download_single", files.download_single),
         web.get(f"{one}/files", files.list_files),
+        web.get(f"{one}/files/{{path:.*}}", content.get_content),
+        web.put(f"{one}/files/{{path:.+}}", content.put_content),
+        web.delete(f"{one}/files/{{path:.+}}", content.delete_content),
         web.post(f"{one}/runs", runs.start_run),
         web.get(f"{one}/runs", runs.list_runs),
         web.get(run, runs.get_run),

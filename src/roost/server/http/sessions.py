@@ -3,7 +3,7 @@
 from aiohttp import web
 
 from roost.server.http.context import answer, owner_of, platform_of, session_of, version_of
-from roost.server.http.params import Creation, Destruction, Listing, NoParams, read_params
+from roost.server.http.params import Creation, Destruction, Listing, Matching, NoParams, Renaming, read_params
 from roost.server.http.views import happening_view, info_view, session_view, stats_view
 from roost.server.services.sessions import Created, Wanted
 from roost.wire.errors import FolderNotFound, InvalidParameters, LimitExceeded
@@ -40,6 +40,22 @@ async def list_sessions(request: web.Request) -> web.Response:
     owner = await owner_of(request)
     found = await platform_of(request).sessions.list(owner, _states(params.status))
     return answer([session_view(session) for session in found])
+
+
+async def match_sessions(request: web.Request) -> web.Response:
+    """`GET /session/_/match`: what a reference may be completed to."""
+    params = await read_params(request, Matching)
+    owner = await owner_of(request)
+    found = await platform_of(request).sessions.match(owner, params.id)
+    return answer({"matches": [{"id": one.id, "name": one.name, "status": one.state.value} for one in found]})
+
+
+async def rename_session(request: web.Request) -> web.Response:
+    """`POST /session/{ref}/rename`"""
+    params = await read_params(request, Renaming)
+    session = await session_of(request, params.owner_access_key, dead_too=True)
+    await platform_of(request).sessions.rename(session, params.session_name)
+    return web.Response(status=204)
 
 
 async def get_session(request: web.Request) -> web.Response:

@@ -98,6 +98,32 @@ class Ledger:
         await self._bus.publish(topic_of(session.id))
         return explained
 
+    async def rename(self, session: Session, name: str) -> Session:
+        """Give a session another name.
+
+        Raises:
+            SessionAlreadyExists: a live session of its owner has it.
+            Conflict: the session has changed since it was read.
+        """
+        entry = Happening(at=time.time(), code="session-renamed", sentence=f"from {session.name} to {name}")
+
+        def work(connection: Any) -> Session:
+            renamed = rows.update(connection, session, name=name)
+            rows.record(connection, session.id, entry)
+            return renamed
+
+        try:
+            renamed = await self._store.write(work)
+        finally:
+            self._forget(session)
+        self._remember(renamed)
+        await self._bus.publish(topic_of(session.id))
+        return renamed
+
+    async def match(self, access_key: str, beginning: str) -> list[Session]:
+        """At most ten of an owner's sessions, ended ones too, whose id or name is or begins with this."""
+        return await self._store.read(lambda c: rows.matching(c, access_key, beginning, tuple(SessionState)))
+
     async def find(self, access_key: str, reference: str, *, dead_too: bool = False) -> Session:
         """The one session of an owner that a reference names (spec/rest-sessions.md §2).
 

@@ -187,12 +187,12 @@ class Scheduler:
                 session = await self._ledger.get(session.id)
         if session.state in (S.SCHEDULED, S.PREPARING, S.ERROR) and not forced:
             raise Forbidden(f"session {session.name} is {session.state}", hint="wait, or force it with `forced`")
-        task = self._ending.get(session.id)
-        if task is None:
-            task = self._spawn(self._end(session, reason), f"end-{session.id}")
-            self._ending[session.id] = task
-            task.add_done_callback(lambda _: self._ending.pop(session.id, None))
-        return await asyncio.shield(task)
+        return await asyncio.shield(self._ending.get(session.id) or self._begin_end(session, reason))
+
+    def _begin_end(self, session: Session, reason: Reason) -> asyncio.Task[SandboxStats]:
+        task = self._ending[session.id] = self._spawn(self._end(session, reason), f"end-{session.id}")
+        task.add_done_callback(lambda _: self._ending.pop(session.id, None))
+        return task
 
     async def _end(self, session: Session, reason: Reason) -> SandboxStats:
         if session.state is S.RUNNING:
@@ -258,7 +258,7 @@ class Scheduler:
                 continue
             info = alive.pop(session.id, None)
             if session.state is S.TERMINATING:
-                self._spawn(self._end(session, session.reason or _RESTARTED), f"end-{session.id}")
+                self._begin_end(session, session.reason or _RESTARTED)
             elif info is None and session.state is not S.ERROR:
                 await self._recover_lost(session, lost.get(session.id, _UNKNOWN_END))
             else:

@@ -58,6 +58,10 @@ class Files:
         """The entries of a folder."""
         return await (await self._files(session)).list(path)
 
+    async def home(self, session: Session) -> SessionFiles:
+        """The files themselves, without the limits of the compatible API."""
+        return await self._files(session)
+
     async def _files(self, session: Session) -> SessionFiles:
         if session.state is not SessionState.RUNNING or session.node_id is None:
             raise SessionNotRunning(f"session {session.name} is {session.state}")

@@ -12,7 +12,7 @@ from roost.server.domain.sessions import Session
 from roost.wire.agent import Agent
 from roost.wire.errors import InvalidParameters, RunNotFound, SessionNotRunning
 from roost.wire.ids import RUN_ID, new_run_id
-from roost.wire.runs import SESSION_RUN, Event, EventKind, InterruptOutcome, Page, RunSpec, RunState, RunSummary
+from roost.wire.runs import SESSION_RUN, Event, EventKind, InterruptOutcome, Page, RunEnd, RunSpec, RunState, RunSummary
 from roost.wire.sessions import SessionState
 
 POLL_S = 2.0
@@ -34,6 +34,7 @@ class Polled(msgspec.Struct, frozen=True, kw_only=True):
     console: list[list[Any]]
     seq: int
     """The last event in it; deliver it, then say so with `Runs.delivered`."""
+    end: RunEnd | None = None
 
 
 class Runs:
@@ -105,10 +106,17 @@ class Runs:
             older.set()
         taken_over = self._polls[key] = asyncio.Event()
         try:
-            return await self._gather(await self._agent(session), session.id, run_id, taken_over)
+            agent = await self._agent(session)
+            cursor = await agent.cursor(session.id, run_id)
+            return await self._gather(agent, session.id, run_id, cursor, POLL_S, taken_over)
         finally:
             if self._polls.get(key) is taken_over:
                 del self._polls[key]
+
+    async def part(self, session: Session, run_id: str, *, after: int, wait_s: float) -> Polled:
+        """The next part of a run behind an event, as `poll` would answer it; leaves the poll's cursor alone."""
+        agent = await self._agent(session)
+        return await self._gather(agent, session.id, run_id, after, wait_s, asyncio.Event())
 
     async def delivered(self, session: Session, polled: Polled) -> None:
         """The answer was written to its client: the next poll goes on after it."""
@@ -124,12 +132,13 @@ class Runs:
                 parts += await _written(agent, session.id, run_id)
         return "".join(parts)[-LOG_BYTES:]
 
-    async def _gather(self, agent: Agent, session_id: str, run_id: str, taken_over: asyncio.Event) -> Polled:
-        cursor = await agent.cursor(session_id, run_id)
+    async def _gather(
+        self, agent: Agent, session_id: str, run_id: str, cursor: int, wait_s: float, taken_over: asyncio.Event
+    ) -> Polled:
         events: list[Event] = []
         size = 0
         has_output = False
-        deadline = time.monotonic() + POLL_S
+        deadline = time.monotonic() + wait_s
         while True:
             seq = events[-1].seq if events else cursor
             rest = max(0.0, deadline - time.monotonic())
@@ -186,7 +195,13 @@ def _polled(run_id: str, events: list[Event], page: Page, cursor: int) -> Polled
         prompts = [event for event in events if event.kind is EventKind.PROMPT]
         options = {"is_password": bool(prompts[-1].data["password"])} if prompts else {}
     return Polled(
-        run_id=run_id, status=status, exit_code=exit_code, options=options, console=console_of(events), seq=seq
+        run_id=run_id,
+        status=status,
+        exit_code=exit_code,
+        options=options,
+        console=console_of(events),
+        seq=seq,
+        end=end,
     )
 
 

@@ -117,6 +117,22 @@ class Sessions:
         """The session that a reference names (see `Ledger.find`)."""
         return await self._ledger.find(owner.access_key, reference, dead_too=dead_too)
 
+    async def match(self, owner: Caller, beginning: str) -> list[Session]:
+        """What a reference may be completed to, ended sessions too."""
+        return await self._ledger.match(owner.access_key, beginning)
+
+    async def rename(self, session: Session, name: str) -> None:
+        """Give a running session another name.
+
+        Raises:
+            InvalidParameters: it does not run.
+            SessionAlreadyExists: the name is taken.
+        """
+        if session.state is not SessionState.RUNNING:
+            raise InvalidParameters(f"session {session.name} is {session.state}, only running ones are renamed")
+        if name != session.name:
+            await self._ledger.rename(session, name)
+
     async def history(self, session: Session) -> list[Happening]:
         """What happened to a session, oldest first."""
         return await self._ledger.history(session.id)

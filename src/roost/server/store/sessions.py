@@ -53,10 +53,14 @@ def update(connection: sa.Connection, session: Session, **changes: Any) -> Sessi
 
     Raises:
         Conflict: it has changed since it was read.
+        SessionAlreadyExists: its new name is taken.
     """
     changed = msgspec.structs.replace(session, version=session.version + 1, **changes)
     guard = (sessions.c.id == session.id, sessions.c.version == session.version, sessions.c.state == session.state)
-    done = connection.execute(sessions.update().where(*guard).values(_to_row(changed)))
+    try:
+        done = connection.execute(sessions.update().where(*guard).values(_to_row(changed)))
+    except sa.exc.IntegrityError as error:
+        raise SessionAlreadyExists(f"a live session {changed.name} exists") from error
     if done.rowcount != 1:
         raise Conflict(f"session {session.name} has changed meanwhile", hint="try again")
     return changed

@@ -1,0 +1,175 @@
+"""Running code over a WebSocket: one connection, one run (spec/execution.md §7)."""
+
+import asyncio
+import contextlib
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+import orjson
+from aiohttp import WSMsgType, web
+
+from roost.server.domain.sessions import Session
+from roost.server.http.context import platform_of, session_of
+from roost.server.services.runs import Polled, Runs
+from roost.wire.errors import InvalidParameters, RoostError
+from roost.wire.runs import RunStatus
+
+OPEN: web.AppKey[set[web.WebSocketResponse]] = web.AppKey("open_sockets", set)
+"""The sockets that are open now, so that a server that stops can say so."""
+
+MAX_MESSAGE = 16 << 20
+TYPED_AHEAD = 64
+"""As many lines of input may wait for prompts before the socket is read no further."""
+LOOK_AGAIN_S = 15.0
+
+T = TypeVar("T")
+
+
+class _Disconnected(Exception):
+    """The client is gone."""
+
+
+async def execute(request: web.Request) -> web.WebSocketResponse:
+    """`GET /stream/session/{ref}/execute`
+
+    The query may name a `run_id`, and with it `on_disconnect=continue`: the run then goes on when its client goes,
+    which can follow its events elsewhere. Without, nobody could name the run again, so it is interrupted.
+    """
+    session = await session_of(request)
+    run_id = request.query.get("run_id")
+    goes_on = request.query.get("on_disconnect") == "continue"
+    if goes_on and run_id is None:
+        raise InvalidParameters(
+            "on_disconnect=continue needs a run_id", hint="choose one, so that it can be found again"
+        )
+    socket = web.WebSocketResponse(max_msg_size=MAX_MESSAGE)
+    await socket.prepare(request)
+    request.app[OPEN].add(socket)
+    try:
+        await _Execution(socket, session, platform_of(request).runs, run_id, goes_on).serve()
+    finally:
+        request.app[OPEN].discard(socket)
+        await socket.close()
+    return socket
+
+
+async def close_all(app: web.Application) -> None:
+    """Tell every client that the server stops."""
+    sockets = app[OPEN]
+    for socket in list(sockets):
+        with contextlib.suppress(ConnectionError):
+            await _send(socket, {"status": "server-restarting", "msg": "the server stops; the session goes on"})
+            await socket.close()
+
+
+class _Execution:
+    """One run and its client."""
+
+    def __init__(
+        self, socket: web.WebSocketResponse, session: Session, runs: Runs, run_id: str | None, goes_on: bool
+    ) -> None:
+        self._socket = socket
+        self._session = session
+        self._runs = runs
+        self._run_id = run_id
+        self._goes_on = goes_on
+        self._lines: asyncio.Queue[str] = asyncio.Queue(TYPED_AHEAD)
+
+    async def serve(self) -> None:
+        """Start what the first message asks for, and go on to its end, its client's or an error."""
+        started: str | None = None
+        reader: asyncio.Task[None] | None = None
+        try:
+            first = await self._socket.receive()
+            if first.type not in (WSMsgType.TEXT, WSMsgType.BINARY):
+                return
+            code = _read_start(first.data)
+            run = await self._runs.start(self._session, code, run_id=self._run_id)
+            started = run.run_id
+            reader = asyncio.create_task(self._read_lines(), name=f"stream-{started}")
+            await self._follow(started, reader)
+        except RoostError as error:
+            await _send(self._socket, {"status": "error", "msg": error.message})
+        except (_Disconnected, ConnectionError):
+            if started is not None and not self._goes_on:
+                with contextlib.suppress(RoostError):  # the session has ended meanwhile, and the run with it
+                    await self._runs.interrupt(self._session, started)
+        finally:
+            if reader is not None:
+                reader.cancel()
+
+    async def _follow(self, run_id: str, reader: asyncio.Task[None]) -> None:
+        seq = 0
+        while True:
+            part = await _unless_gone(self._runs.part(self._session, run_id, after=seq, wait_s=LOOK_AGAIN_S), reader)
+            seq = part.seq
+            await _send(self._socket, _part_view(part))
+            if part.end is not None:
+                return
+            if part.status == "waiting-input":
+                await _unless_gone(self._answer(run_id, seq), reader)
+
+    async def _answer(self, run_id: str, seq: int) -> None:
+        """Answer the prompt that waits with the next line, unless it is answered or ended otherwise first."""
+        line = asyncio.ensure_future(self._lines.get())
+        try:
+            while not line.done():
+                moved = asyncio.ensure_future(
+                    self._runs.read(self._session, run_id, after=seq, max_bytes=0, wait_s=LOOK_AGAIN_S)
+                )
+                try:
+                    await asyncio.wait((line, moved), return_when=asyncio.FIRST_COMPLETED)
+                    if not line.done() and (await moved).run.last_seq > seq:
+                        return
+                finally:
+                    moved.cancel()
+            await self._runs.feed(self._session, run_id, prompt=None, text=line.result())
+        finally:
+            line.cancel()
+
+    async def _read_lines(self) -> None:
+        """Lines of input, as they are typed; ends with the connection."""
+        async for message in self._socket:
+            if message.type is WSMsgType.TEXT:
+                await self._lines.put(message.data)
+
+
+async def _unless_gone(work: Coroutine[Any, Any, T], reader: asyncio.Task[None]) -> T:
+    """The result of some work, unless the client goes first."""
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.wait((task, reader), return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise _Disconnected
+        return await task
+    finally:
+        task.cancel()
+
+
+async def _send(socket: web.WebSocketResponse, message: dict[str, Any]) -> None:
+    await socket.send_str(orjson.dumps(message).decode())
+
+
+def _read_start(text: Any) -> str:
+    try:
+        start = orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        raise InvalidParameters(f"the first message is not JSON: {error}") from None
+    if not isinstance(start, dict) or not isinstance(start.get("code") or "", str):
+        raise InvalidParameters("the first message must be an object with `code` and `mode`")
+    if start.get("mode") != "query":
+        raise InvalidParameters(f"mode {start.get('mode')!r:.80} is not available here", hint="use `query`")
+    return start.get("code") or ""
+
+
+def _part_view(part: Polled) -> dict[str, Any]:
+    if part.end is not None and part.end.status is RunStatus.SANDBOX_LOST:
+        sentence = part.end.reason.sentence if part.end.reason is not None else "the session is gone"
+        return {"status": "server-restarting", "msg": sentence, "console": part.console}
+    return {
+        "status": part.status,
+        "console": part.console,
+        "exitCode": part.exit_code,
+        "options": part.options,
+        "files": [],
+    }

@@ -1,0 +1,1 @@
+"""Fakes of the seams, shipped for whoever tests against roost."""

@@ -1,0 +1,176 @@
+"""An engine of nodes that are not there, and their scripted agents."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Sequence
+
+from roost.engines.base import Bundle, Engine, EngineConfig, Node, Reservation
+from roost.wire.agent import Agent, SessionFiles
+from roost.wire.errors import NoCapacity, NotFound, RoostError, SessionNotFound, SessionNotRunning
+from roost.wire.reasons import Reason
+from roost.wire.runs import InterruptOutcome, Page, RunSpec, RunSummary
+from roost.wire.sandboxes import (
+    Interpreter,
+    Isolation,
+    Rung,
+    RuntimeProbe,
+    SandboxEnded,
+    SandboxInfo,
+    SandboxSpec,
+    SandboxState,
+    SandboxStats,
+)
+
+
+class FakeAgent(Agent):
+    """Launches nothing and says so at once, unless told otherwise. It has no runs and no files.
+
+    `launch_error` and `destroy_error` are raised by every launch and destroy while they are set; a launch waits
+    for `may_launch`, which is set at first.
+    """
+
+    def __init__(self) -> None:
+        self.launch_error: RoostError | None = None
+        self.destroy_error: RoostError | None = None
+        self.may_launch = asyncio.Event()
+        self.may_launch.set()
+        self.launched: list[SandboxSpec] = []
+        """Every launch that was asked for, in order."""
+        self.running: dict[str, SandboxInfo] = {}
+        self.found_lost: list[SandboxEnded] = []
+        """What `lost` answers."""
+        self._ended: asyncio.Queue[SandboxEnded] = asyncio.Queue()
+
+    def die(self, session_id: str, reason: Reason) -> None:
+        """Let a sandbox go away by itself."""
+        del self.running[session_id]
+        self._ended.put_nowait(SandboxEnded(session_id=session_id, reason=reason, exit_code=1))
+
+    async def interpreters(self) -> list[Interpreter]:
+        return [Interpreter(language="python", version="3.11", path="/usr/bin/python3.11")]
+
+    async def probe(self) -> list[RuntimeProbe]:
+        return [RuntimeProbe(runtime="fake", available=True, rung=Rung.PROCESS)]
+
+    async def launch(self, spec: SandboxSpec) -> SandboxInfo:
+        self.launched.append(spec)
+        await self.may_launch.wait()
+        if self.launch_error is not None:
+            raise self.launch_error
+        info = SandboxInfo(
+            session_id=spec.session_id,
+            state=SandboxState.RUNNING,
+            runtime="fake",
+            isolation=Isolation(rung=Rung.PROCESS),
+            launched_at=time.time(),
+        )
+        return self.running.setdefault(spec.session_id, info)
+
+    async def destroy(self, session_id: str) -> SandboxStats:
+        if self.destroy_error is not None:
+            raise self.destroy_error
+        self.running.pop(session_id, None)
+        return SandboxStats(cpu_s=0.5, mem_bytes=1 << 20, mem_peak_bytes=2 << 20)
+
+    async def sandboxes(self) -> list[SandboxInfo]:
+        return list(self.running.values())
+
+    async def ended(self) -> AsyncIterator[SandboxEnded]:
+        while True:
+            yield await self._ended.get()
+
+    async def lost(self) -> list[SandboxEnded]:
+        return list(self.found_lost)
+
+    async def stats(self, session_id: str) -> SandboxStats:
+        self._check(session_id)
+        return SandboxStats()
+
+    async def start(self, session_id: str, run: RunSpec) -> RunSummary:
+        raise self._no_runs(session_id)
+
+    async def feed(self, session_id: str, run_id: str, *, prompt: int | None, text: str | None) -> None:
+        raise self._no_runs(session_id)
+
+    async def interrupt(self, session_id: str, run_id: str | None = None) -> InterruptOutcome:
+        self._check(session_id)
+        return InterruptOutcome.IDLE
+
+    async def read(
+        self, session_id: str, run_id: str, *, after: int, max_bytes: int = 1 << 20, wait_s: float = 0.0
+    ) -> Page:
+        raise self._no_runs(session_id)
+
+    async def runs(self, session_id: str) -> list[RunSummary]:
+        return []
+
+    async def cursor(self, session_id: str, run_id: str) -> int:
+        raise self._no_runs(session_id)
+
+    async def move_cursor(self, session_id: str, run_id: str, seq: int) -> None:
+        raise self._no_runs(session_id)
+
+    def files(self, session_id: str) -> SessionFiles:
+        raise self._no_runs(session_id)
+
+    def _check(self, session_id: str) -> None:
+        if session_id not in self.running:
+            raise SessionNotFound(f"this node has no session {session_id}")
+
+    def _no_runs(self, session_id: str) -> RoostError:
+        self._check(session_id)
+        return SessionNotRunning("a fake sandbox runs nothing")
+
+
+class FakeEngine(Engine):
+    """Nodes of given capacity, each with a `FakeAgent`."""
+
+    def __init__(self, **nodes: dict[str, float]) -> None:
+        self.capacity = nodes or {"fake": {"cpu": 4.0, "mem": float(4 << 30)}}
+        self.agents = {name: FakeAgent() for name in self.capacity}
+        self._reserved: dict[str, Reservation] = {}
+
+    async def open(self, config: EngineConfig) -> None:
+        pass
+
+    async def aclose(self) -> None:
+        pass
+
+    async def nodes(self) -> Sequence[Node]:
+        return [
+            Node(node_id=name, capacity=dict(slots), available=self._available(name))
+            for name, slots in self.capacity.items()
+        ]
+
+    async def reserve(self, key: str, bundles: Sequence[Bundle]) -> Reservation:
+        if key in self._reserved:
+            return self._reserved[key]
+        rest = {name: self._available(name) for name in self.capacity}
+        for bundle in bundles:
+            if bundle.node_id not in rest:
+                raise NoCapacity(f"there is no node {bundle.node_id}")
+            for slot, need in bundle.slots.items():
+                if need > rest[bundle.node_id].get(slot, 0.0):
+                    raise NoCapacity(f"{slot}: {need:g} needed on {bundle.node_id}")
+                rest[bundle.node_id][slot] -= need
+        return self._reserved.setdefault(key, Reservation(key=key, bundles=tuple(bundles)))
+
+    async def reservations(self) -> Sequence[Reservation]:
+        return list(self._reserved.values())
+
+    async def release(self, key: str) -> None:
+        self._reserved.pop(key, None)
+
+    async def agent(self, node_id: str) -> FakeAgent:
+        if node_id not in self.agents:
+            raise NotFound(f"there is no node {node_id}")
+        return self.agents[node_id]
+
+    def _available(self, node_id: str) -> dict[str, float]:
+        rest = dict(self.capacity[node_id])
+        for reservation in self._reserved.values():
+            for bundle in reservation.bundles:
+                if bundle.node_id == node_id:
+                    for slot, need in bundle.slots.items():
+                        rest[slot] -= need
+        return rest

@@ -1,0 +1,281 @@
+"""The scheduler over a real store and a fake engine: what happens when nodes do not do as they are asked."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from roost.server.auth.secrets import SecretBox
+from roost.server.domain.sessions import Session, SessionSpec
+from roost.server.events.memory import MemoryBus
+from roost.server.scheduler.ledger import Ledger, topic_of
+from roost.server.scheduler.loop import Scheduler
+from roost.server.services.accounts import DEFAULT, ensure_admin
+from roost.server.store import accounts
+from roost.server.store.sql import SqlStore
+from roost.testing.engine import FakeAgent, FakeEngine
+from roost.wire.errors import AgentError, CannotEnforce, Conflict, Forbidden
+from roost.wire.ids import new_session_id
+from roost.wire.reasons import Reason
+from roost.wire.sandboxes import Interpreter, Isolation, Rung, SandboxEnded, SandboxInfo, SandboxState, SandboxStats
+from roost.wire.sessions import SessionState as S
+
+PYTHON = Interpreter(language="python", version="3.11", path="/usr/bin/python3.11")
+ASKED = Reason(code="user-requested", sentence="its owner asked for its end")
+
+
+@dataclass
+class World:
+    """A control plane without HTTP."""
+
+    store: SqlStore
+    bus: MemoryBus
+    ledger: Ledger
+    engine: FakeEngine
+    scheduler: Scheduler
+    access_key: str
+    group_id: str
+
+    @property
+    def agent(self) -> FakeAgent:
+        return self.engine.agents["fake"]
+
+    def a_session(self, name: str = "main", cpu: float = 1.0, state: S = S.PENDING) -> Session:
+        return Session(
+            id=new_session_id(),
+            access_key=self.access_key,
+            group_id=self.group_id,
+            name=name,
+            image="python:3.11",
+            state=state,
+            node_id=None if state is S.PENDING else "fake",
+            spec=SessionSpec(interpreter=PYTHON, slots={"cpu": cpu, "mem": 1024.0}),
+            created_at=time.time(),
+        )
+
+    async def create(self, name: str = "main", cpu: float = 1.0) -> Session:
+        session = self.a_session(name, cpu)
+        await self.ledger.create(session)
+        return session
+
+    async def written(self, name: str, state: S) -> Session:
+        """A session that an earlier server left in this state."""
+        session = self.a_session(name, state=state)
+        await self.ledger.create(session)
+        return session
+
+    async def until(self, session: Session, is_so: Callable[[Session], bool]) -> Session:
+        async with self.bus.subscribe(topic_of(session.id)) as changes:
+            while not is_so(now := await self.ledger.get(session.id)):
+                assert await changes.wait(10), f"it stays {now.state}: {now.reason}"
+            return now
+
+    async def until_state(self, session: Session, state: S) -> Session:
+        return await self.until(session, lambda now: now.state is state)
+
+
+@contextlib.asynccontextmanager
+async def a_world(folder: Path, engine: FakeEngine | None = None) -> AsyncIterator[World]:
+    store, bus, engine = SqlStore(folder / "roost.db"), MemoryBus(), engine or FakeEngine()
+    await store.open()
+    admin = await ensure_admin(store, SecretBox.of_file(folder / "secrets.key"), None)
+    group_id = await store.read(lambda c: accounts.group_id(c, DEFAULT, DEFAULT))
+    assert group_id is not None
+    ledger = Ledger(store, bus)
+    scheduler = Scheduler(ledger, engine, bus)
+    try:
+        yield World(store, bus, ledger, engine, scheduler, admin.access_key, group_id)
+    finally:
+        await scheduler.aclose()
+        await store.aclose()
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[World]:
+    async with a_world(tmp_path) as world:
+        await world.scheduler.open()
+        yield world
+
+
+async def codes(world: World, session: Session) -> list[str]:
+    return [one.code for one in await world.ledger.history(session.id)]
+
+
+async def test_a_session_goes_from_the_queue_to_its_node_and_back(world: World) -> None:
+    session = await world.until_state(await world.create(), S.RUNNING)
+    reserved = [one.key for one in await world.engine.reservations()]
+    stats = await world.scheduler.end(session, ASKED)
+
+    ended = await world.ledger.get(session.id)
+    assert reserved == [session.id]
+    assert (ended.state, ended.reason, stats.cpu_s) == (S.TERMINATED, ASKED, 0.5)
+    assert ended.status_data["session"] == {"status": "terminated"}
+    assert list(await world.engine.reservations()) == []
+    assert world.agent.running == {}
+
+
+async def test_the_oldest_comes_first_and_those_behind_wait_with_it(world: World) -> None:
+    first = await world.until_state(await world.create("first", cpu=3), S.RUNNING)
+    large = await world.until(await world.create("large", cpu=4), lambda now: now.reason is not None)
+    small = await world.create("small", cpu=1)
+
+    await world.scheduler.end(first, ASKED)
+    await world.until_state(large, S.RUNNING)
+    await world.scheduler.end(await world.ledger.get(large.id), ASKED)
+    await world.until_state(small, S.RUNNING)
+
+    assert [spec.session_id for spec in world.agent.launched] == [first.id, large.id, small.id]
+
+
+async def test_a_reason_is_written_once_however_often_it_is_found(world: World) -> None:
+    session = await world.until(await world.create(cpu=99), lambda now: now.reason is not None)
+    for number in range(3):
+        await world.create(f"other-{number}", cpu=99)
+
+    await world.until(session, lambda now: now.status_data["scheduler"]["retries"] >= 3)
+
+    assert await codes(world, session) == ["session-enqueued", "no-available-instances"]
+
+
+@pytest.mark.parametrize("error", [AgentError("no bwrap here"), CannotEnforce("no cgroup here")])
+async def test_a_launch_that_fails_is_cancelled_with_its_reason(world: World, error: AgentError) -> None:
+    world.agent.launch_error = error
+
+    session = await world.until_state(await world.create(), S.CANCELLED)
+
+    assert session.reason is not None
+    assert (session.reason.code, session.reason.sentence) == ("failed-to-start", error.message)
+    assert session.status_data["error"]["src"] == "agent"
+    assert list(await world.engine.reservations()) == []
+
+
+async def test_a_destroy_that_fails_leaves_an_error_that_force_ends(world: World) -> None:
+    session = await world.until_state(await world.create(), S.RUNNING)
+    world.agent.destroy_error = AgentError("a process does not die")
+
+    with pytest.raises(AgentError, match="does not die"):
+        await world.scheduler.end(session, ASKED)
+    broken = await world.ledger.get(session.id)
+    with pytest.raises(Forbidden):
+        await world.scheduler.end(broken, ASKED)
+    world.agent.destroy_error = None
+    await world.scheduler.end(broken, ASKED, forced=True)
+
+    assert (broken.state, broken.reason and broken.reason.code) == (S.ERROR, "agent-error")
+    assert (await world.ledger.get(session.id)).state is S.TERMINATED
+    assert list(await world.engine.reservations()) == []
+
+
+async def test_who_ends_a_session_twice_at_once_ends_it_once(world: World) -> None:
+    session = await world.until_state(await world.create(), S.RUNNING)
+
+    await asyncio.gather(world.scheduler.end(session, ASKED), world.scheduler.end(session, ASKED))
+
+    assert (await codes(world, session))[-2:] == ["session-terminating", "session-terminated"]
+
+
+async def test_an_end_by_force_while_it_is_launched_leaves_no_sandbox(world: World) -> None:
+    world.agent.may_launch.clear()
+    session = await world.until_state(await world.create(), S.PREPARING)
+
+    with pytest.raises(Forbidden, match="PREPARING"):
+        await world.scheduler.end(session, ASKED)
+    await world.scheduler.end(session, ASKED, forced=True)
+    world.agent.may_launch.set()
+    after = await world.until_state(await world.create("after"), S.RUNNING)
+
+    assert (await world.ledger.get(session.id)).state is S.TERMINATED
+    assert list(world.agent.running) == [after.id]
+
+
+async def test_a_sandbox_that_goes_by_itself_ends_its_session_with_the_nodes_reason(world: World) -> None:
+    session = await world.until_state(await world.create(), S.RUNNING)
+    reason = Reason(code="self-terminated", sentence="the first process ended")
+
+    world.agent.die(session.id, reason)
+
+    ended = await world.until_state(session, S.TERMINATED)
+    assert (ended.reason, ended.status_data["kernel"]) == (reason, {"exit_code": 1})
+    assert (await world.until_state(await world.create(), S.RUNNING)).name == session.name
+
+
+async def test_a_stale_change_is_refused(world: World) -> None:
+    session = await world.until_state(await world.create(), S.RUNNING)
+
+    stale = msgspec.structs.replace(session, version=1)
+    with pytest.raises(Conflict):
+        await world.ledger.move(stale, S.TERMINATING, happening=("session-terminating", "late"))
+
+
+async def test_a_restarted_server_finds_each_session_where_it_was(tmp_path: Path) -> None:
+    engine = FakeEngine()
+    agent = engine.agents["fake"]
+    async with a_world(tmp_path, engine) as world:
+        alive = await world.written("alive", S.RUNNING)
+        gone = await world.written("gone", S.RUNNING)
+        told = await world.written("told", S.RUNNING)
+        half = await world.written("half", S.PREPARING)
+        ready = await world.written("ready", S.PREPARING)
+        ending = await world.written("ending", S.TERMINATING)
+        waiting = await world.create("waiting")
+        for session in (alive, ready, ending):
+            agent.running[session.id] = a_sandbox(session.id)
+        agent.running["stranger"] = a_sandbox("stranger")
+        rebooted = Reason(code="node-lost", sentence="the machine was started anew")
+        agent.found_lost = [SandboxEnded(session_id=told.id, reason=rebooted)]
+
+        await world.scheduler.open()
+        for session in (alive, half, ready, waiting):
+            await world.until_state(session, S.RUNNING)
+        states = [(await world.until_state(one, S.TERMINATED)).reason for one in (gone, told, ending)]
+
+        assert [reason.code for reason in states if reason] == ["self-terminated", "node-lost", "user-requested"]
+        assert set(agent.running) == {alive.id, half.id, ready.id, waiting.id}
+        assert {one.key for one in await engine.reservations()} == set(agent.running)
+        assert "session-requeued" in await codes(world, half)
+
+
+async def test_who_asks_for_an_end_that_a_restarted_server_completes_waits_for_it(tmp_path: Path) -> None:
+    """1. a server dies while it ends a session; 2. the next one goes on with it; 3. the client asks again."""
+    engine = FakeEngine()
+    engine.agents["fake"] = agent = SlowToEnd()
+    async with a_world(tmp_path, engine) as world:
+        session = await world.written("ending", S.TERMINATING)
+        await world.scheduler.open()
+
+        asking = asyncio.create_task(world.scheduler.end(session, ASKED))
+        async with asyncio.timeout(10):
+            await agent.asked.wait()
+            agent.may_end.set()
+            stats = await asking
+
+        assert stats.cpu_s == 0.5
+        assert agent.ends == 1
+        assert (await codes(world, session))[-1:] == ["session-terminated"]
+
+
+class SlowToEnd(FakeAgent):
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked, self.may_end, self.ends = asyncio.Event(), asyncio.Event(), 0
+
+    async def destroy(self, session_id: str) -> SandboxStats:
+        self.asked.set()
+        self.ends += 1
+        await self.may_end.wait()
+        return await super().destroy(session_id)
+
+
+def a_sandbox(session_id: str) -> SandboxInfo:
+    return SandboxInfo(
+        session_id=session_id,
+        state=SandboxState.RUNNING,
+        runtime="fake",
+        isolation=Isolation(rung=Rung.PROCESS),
+        launched_at=0.0,
+    )
