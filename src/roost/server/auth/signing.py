@@ -2,6 +2,7 @@
 
 import hashlib
 import hmac
+import re
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
@@ -14,6 +15,8 @@ WINDOW = timedelta(minutes=15)
 HASHES = frozenset({"sha256", "sha384", "sha512", "blake2b"})
 _SCHEMES = frozenset({"BackendAI", "Sorna"})
 _BODY_UNSIGNED_SINCE = "v4.20181215"
+_ISO = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{6})?(Z|[+-]\d\d:\d\d)", re.ASCII)
+"""What clients send; parsed many times as fast as a date of any form."""
 _ZONES = {"UTC": 0, "GMT": 0, "EST": -5 * 3600, "EDT": -4 * 3600, "PST": -8 * 3600, "PDT": -7 * 3600, "KST": 9 * 3600}
 
 
@@ -50,7 +53,7 @@ def parse_date(text: str | None, now: datetime) -> datetime:
     if not text:
         raise InvalidAuthParameters("the Date header is missing")
     try:
-        when = date_parser.parse(text, tzinfos=_ZONES)
+        when = datetime.fromisoformat(text) if _ISO.fullmatch(text) else date_parser.parse(text, tzinfos=_ZONES)
         if when.tzinfo is None:
             when = when.replace(tzinfo=UTC)
         off = abs(when - now)
