@@ -14,7 +14,6 @@ import structlog
 from roost.agent.journal import Journal, LogWriter, Record, encode_json
 from roost.agent.link import RunnerLink
 from roost.agent.runs import (
-    TEXT,
     Acceptance,
     Ended,
     Kind,
@@ -71,6 +70,10 @@ class SessionRuns:
             return self._by_id[run_id]
         except KeyError:
             raise RunNotFound(f"there is no run {run_id!r} in this session") from None
+
+    def numbered(self, number: int) -> Run | None:
+        """The run of a number of ours; 0 is the session itself."""
+        return self._runs[number] if number < len(self._runs) else None
 
     def all(self) -> list[Run]:
         """Every run but run 0, oldest first."""
@@ -318,33 +321,35 @@ class LiveSandbox:
                 self._link.resume()
 
     async def _log_frames(self, frames: Sequence[Frame]) -> None:
-        """Check, append, acknowledge. Events of one batch are checked one by one against the runs they change."""
+        """Check, append with one write, acknowledge."""
         for frame in frames:
             if frame.kind == FrameKind.HELLO:
                 self._take_hello(frame)
         numbered = [frame for frame in frames if frame.kind != FrameKind.HELLO]
-        pending: list[tuple[Run, Kind, Any, bytes, int]] = []
-        for frame in numbered:
-            self._received += 1
-            if frame.frame != self._received:
-                raise ProtocolBreachError(f"frame {frame.frame} where {self._received} is due")
-            kind, run = self._kind(frame), self._run(frame)
-            if kind not in TEXT and pending:
-                await self.runs.append_all(pending)
-                pending = []
-            data = admit(run, kind, frame.payload)
-            payload = frame.payload
-            if kind is Kind.END:
-                data = self._end(run, data)
-                payload = encode_json(data)
-            pending.append((run, kind, data, payload, frame.frame))
-            if kind not in TEXT:
-                await self.runs.append_all(pending)
-                pending = []
-        if pending:
-            await self.runs.append_all(pending)
+        events: list[tuple[Run, Kind, Any, bytes, int]] = []
+        ahead: dict[int, Run] = {}
+        try:
+            for frame in numbered:
+                events.append(self._check(frame, ahead))
+        finally:  # what came before a breach is in the log all the same
+            if events:
+                await self.runs.append_all(events)
         if numbered and self._link is not None:
             self._link.send(FrameKind.ACK, 0, {"frame": self._received})
+
+    def _check(self, frame: Frame, ahead: dict[int, Run]) -> tuple[Run, Kind, Any, bytes, int]:
+        """One frame as an event; `ahead` holds the runs as they will be once the events before it are in the log."""
+        self._received += 1
+        if frame.frame != self._received:
+            raise ProtocolBreachError(f"frame {frame.frame} where {self._received} is due")
+        kind, run = self._kind(frame), self._run(frame)
+        expected = ahead.get(run.number) or ahead.setdefault(run.number, run.copy())
+        data, payload = admit(expected, kind, frame.payload), frame.payload
+        if kind is Kind.END:
+            data = self._end(expected, data)
+            payload = encode_json(data)
+        apply(expected, kind, data, time.time())
+        return run, kind, data, payload, frame.frame
 
     def _take_hello(self, frame: Frame) -> None:
         if self._hello is None or self._hello.done():
@@ -358,17 +363,15 @@ class LiveSandbox:
             raise ProtocolBreachError(f"frame of kind {frame.kind}") from None
 
     def _run(self, frame: Frame) -> Run:
-        runs = self.runs.all()
-        if frame.run == 0:
-            return self.runs.run("")
-        if frame.run > len(runs):
+        run = self.runs.numbered(frame.run)
+        if run is None:
             raise ProtocolBreachError(f"frame of run {frame.run}, which does not exist")
-        return runs[frame.run - 1]
+        return run
 
     def _end(self, run: Run, ended: Ended) -> RunEnd:
         peak, kills = 0, 0
         if self._group is not None:
-            peak, kills = self._group.stats().mem_peak_bytes or 0, self._group.oom_kills()
+            peak, kills = self._group.peak_bytes() or 0, self._group.oom_kills()
         oom_killed, self._oom_kills = kills > self._oom_kills, kills
         wall_s = time.time() - run.started_at if run.started_at is not None else 0.0
         return run_end(ended, wall_s=wall_s, peak_bytes=peak, limit_bytes=self._limit_bytes, oom_killed=oom_killed)
