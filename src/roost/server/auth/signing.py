@@ -1,5 +1,6 @@
 """Request signatures (spec/auth.md §2). Pure: the clock and the request come in as arguments."""
 
+import functools
 import hashlib
 import hmac
 import re
@@ -103,8 +104,7 @@ def string_to_sign(request: SignedRequest, hash_name: str) -> str:
 
 def derive_key(secret_key: str, when: datetime, host: str, hash_name: str) -> bytes:
     """The key for one day and host. The day is that of the header's own offset, not of UTC."""
-    day = f"{when:%Y%m%d}"
-    return _hmac(_hmac(_bytes(secret_key), day, hash_name), host, hash_name)
+    return _derive_key(secret_key, f"{when.year:04}{when.month:02}{when.day:02}", host, hash_name)
 
 
 def sign(request: SignedRequest, secret_key: str, when: datetime, hash_name: str = "sha256") -> str:
@@ -141,8 +141,13 @@ def _media_type(header: str | None) -> str:
     return header.partition(";")[0].strip().lower()
 
 
+@functools.lru_cache(maxsize=1024)
+def _derive_key(secret_key: str, day: str, host: str, hash_name: str) -> bytes:
+    return _hmac(_hmac(_bytes(secret_key), day, hash_name), host, hash_name)
+
+
 def _hmac(key: bytes, message: str, hash_name: str) -> bytes:
-    return hmac.new(key, _bytes(message), hash_name).digest()
+    return hmac.digest(key, _bytes(message), hash_name)
 
 
 def _bytes(text: str) -> bytes:
