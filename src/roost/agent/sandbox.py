@@ -32,6 +32,9 @@ from roost.wire.reasons import Reason
 from roost.wire.runs import InterruptOutcome, Page, RunEnd, RunSpec, RunState, RunSummary
 
 HELLO_TIMEOUT_S = 20.0
+ACK_BYTES = 256 << 10
+"""So much from the runner is acknowledged at once; less within `ACK_AFTER_S`."""
+ACK_AFTER_S = 0.05
 PENDING_FRAMES = 256
 """As many frames may wait for the log before the link is read no further."""
 
@@ -204,6 +207,8 @@ class LiveSandbox:
         self._frames: deque[Frame] = deque()
         self._arrived = asyncio.Event()
         self._closing = False
+        self._acking: asyncio.TimerHandle | None = None
+        self._unacknowledged = 0
         self._received = runs.last_frame
         self._oom_kills = group.oom_kills() if group is not None else 0
         self._pump = asyncio.create_task(self._take_frames(), name=f"sandbox-{session_id}")
@@ -233,6 +238,8 @@ class LiveSandbox:
 
     async def aclose(self) -> None:
         """Let go of the runner, which goes on."""
+        if self._acking is not None:
+            self._send_ack()  # the runner needs all its room for the time without us
         if self._link is not None:
             self._link.close()
         # Not cancelled: what is half in the log would get its sequence numbers twice.
@@ -334,8 +341,23 @@ class LiveSandbox:
         finally:  # what came before a breach is in the log all the same
             if events:
                 await self.runs.append_all(events)
-        if numbered and self._link is not None:
-            self._link.send(FrameKind.ACK, 0, {"frame": self._received})
+        if numbered:
+            self._acknowledge(sum(len(frame.payload) for frame in numbered))
+
+    def _acknowledge(self, size: int) -> None:
+        """Soon, or at once where the runner may run out of room: each time wakes it, perhaps in the middle of a run."""
+        self._unacknowledged += size
+        if self._unacknowledged >= ACK_BYTES:
+            self._send_ack()
+        elif self._acking is None:
+            self._acking = asyncio.get_running_loop().call_later(ACK_AFTER_S, self._send_ack)
+
+    def _send_ack(self) -> None:
+        if self._acking is not None:
+            self._acking.cancel()
+        self._acking, self._unacknowledged = None, 0
+        if self._link is not None:
+            self._link.send(FrameKind.ACK, 0, {"frame": self.runs.last_frame})
 
     def _check(self, frame: Frame, ahead: dict[int, Run]) -> tuple[Run, Kind, Any, bytes, int]:
         """One frame as an event; `ahead` holds the runs as they will be once the events before it are in the log."""
