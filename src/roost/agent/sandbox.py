@@ -276,7 +276,7 @@ class LiveSandbox:
         self._send(FrameKind.INTERRUPT, run.number, {})
         return InterruptOutcome.DEQUEUED if run.state is RunState.ACCEPTED else InterruptOutcome.SENT
 
-    def _send(self, kind: FrameKind, run: int, message: dict[str, Any]) -> None:
+    def _send(self, kind: int, run: int, message: dict[str, Any]) -> None:
         if self._link is None:
             raise SessionNotRunning("the session's runner is not connected")
         self._link.send(kind, run, message)
