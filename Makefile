@@ -4,7 +4,7 @@ PY := .venv/bin/python
 SYSTEM_PYTHON ?= $(shell for p in /usr/bin/python3 python3.13 python3.12 python3.11 python3; do \
 	command -v $$p >/dev/null && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' && echo $$p && break; done)
 
-.PHONY: help run test check soak fresh setup
+.PHONY: help run serve test check bench soak fresh setup
 help:
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/'
 
@@ -18,6 +18,9 @@ setup: .venv/.complete ## install what everything here needs
 run: setup ## set up, then run examples/penguins
 	$(PY) examples/penguins/run.py
 
+serve: setup ## serve in the foreground
+	$(PY) -m roost.server
+
 test: setup ## run the tests
 	$(PY) -m pytest
 
@@ -26,6 +29,13 @@ check: setup ## format, lint, types, arrows
 	.venv/bin/ruff check .
 	.venv/bin/mypy
 	.venv/bin/lint-imports
+
+bench: .venv/.bench ## measure speed and memory beside a Jupyter kernel
+	$(PY) -m benchmarks
+
+.venv/.bench: .venv/.complete
+	SYSTEM_PYTHON=$(SYSTEM_PYTHON) bash scripts/setup.sh bench
+	@touch $@
 
 soak: setup ## a hundred kills of server and keeper
 	ROOST_SOAK=1 $(PY) -m pytest -s -m soak

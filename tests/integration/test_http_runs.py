@@ -151,7 +151,9 @@ async def test_an_interrupt_ends_a_run_and_says_what_it_did(session: Caller) -> 
 
 
 async def test_logs_are_kept_after_the_end(session: Caller) -> None:
-    await session.execute("class-7", "print('kept')")
+    result = await session.execute("class-7", "print('kept')")
+    while result["status"] != "finished":
+        result = await session.execute("class-7", mode="continue", run_id=result["runId"])
     alive = await session("GET", "/session/class-7/logs")
     await session("DELETE", "/session/class-7")
 

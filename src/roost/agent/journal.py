@@ -1,18 +1,20 @@
 """The run log of one session: what its runs did, in segment files that outlive every process of ours.
 
-A record is a header and a payload; a torn tail is cut when the log is opened. Appending goes through one writer
-thread for all sessions.
+A record is a header and a payload; a torn tail is cut when the log is opened. One thread for all sessions writes what
+is long and syncs what was written; what is short is in the page cache before that thread would wake up.
 """
 
 import asyncio
 import contextlib
+import math
 import os
 import queue
 import struct
 import threading
+import time
 import zlib
 from array import array
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,6 +27,7 @@ from roost.wire.runs import Event
 SEGMENT_BYTES = 8 << 20
 TAIL_BYTES = 256 << 10
 SYNC_AFTER_S = 1.0
+SHORT_BYTES = 64 << 10
 
 HEADER = struct.Struct("<IIIQQdB3x")
 """payload length, crc32 of the rest, run, seq, frame, unix time, kind"""
@@ -76,11 +79,17 @@ class _Write(NamedTuple):
     loop: asyncio.AbstractEventLoop
 
 
+_WAKE = object()
+
+
 class LogWriter:
-    """The one thread that appends to the logs of a node. `fdatasync` follows within a second, not awaited."""
+    """Appends to the logs of a node. `fdatasync` follows within a second, not awaited."""
 
     def __init__(self) -> None:
-        self._queue: queue.SimpleQueue[_Write | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._queued: Counter[int] = Counter()
+        self._unsynced: set[int] = set()
         self._thread = threading.Thread(target=self._work, name="run-log-writer", daemon=True)
         self._thread.start()
 
@@ -90,46 +99,83 @@ class LogWriter:
         Raises:
             OSError: the disk did not take it all, and keeps nothing of it.
         """
+        with self._lock:
+            # Nothing may overtake what is queued for its file, also where nobody waits for that any more.
+            is_direct = len(data) <= SHORT_BYTES and not self._queued[descriptor]
+            if not is_direct:
+                self._queued[descriptor] += 1
+        if is_direct:
+            _write_all(descriptor, data, offset)
+            if self._note_written(descriptor):
+                self._queue.put(_WAKE)
+            return
         loop = asyncio.get_running_loop()
         done: asyncio.Future[None] = loop.create_future()
         self._queue.put(_Write(descriptor, data, offset, done, loop))
         await done
 
     def close(self) -> None:
-        """Write what is queued, and end the thread."""
+        """Write what is queued, sync, and end the thread."""
         self._queue.put(None)
         self._thread.join()
 
     def _work(self) -> None:
-        unsynced: set[int] = set()
+        sync_at = math.inf
         while True:
-            try:
-                write = self._queue.get(timeout=SYNC_AFTER_S if unsynced else None)
-            except queue.Empty:
-                _sync(unsynced)
-                unsynced.clear()
+            left = sync_at - time.monotonic()
+            if left <= 0:
+                self._sync()
+                sync_at = math.inf
                 continue
-            if write is None:
-                _sync(unsynced)
+            try:
+                job = self._queue.get(timeout=left if left < math.inf else None)
+            except queue.Empty:
+                continue
+            if job is None:
+                self._sync()
                 return
-            _write(write)
-            unsynced.add(write.descriptor)
+            if job is not _WAKE:
+                self._write(job)
+            sync_at = min(sync_at, time.monotonic() + SYNC_AFTER_S)
+
+    def _write(self, write: _Write) -> None:
+        error: OSError | None = None
+        try:
+            _write_all(write.descriptor, write.data, write.offset)
+        except OSError as caught:
+            error = caught
+        self._note_written(write.descriptor)
+        with self._lock:
+            self._queued[write.descriptor] -= 1
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            write.loop.call_soon_threadsafe(_settle, write.done, error)
+
+    def _note_written(self, descriptor: int) -> bool:
+        """Have it synced; whether it is the first that waits for that."""
+        with self._lock:
+            is_first = not self._unsynced
+            self._unsynced.add(descriptor)
+            return is_first
+
+    def _sync(self) -> None:
+        with self._lock:
+            descriptors, self._unsynced = self._unsynced, set()
+        for descriptor in descriptors:
+            with contextlib.suppress(OSError):  # closed since: closing a log syncs it
+                os.fdatasync(descriptor)
 
 
-def _write(write: _Write) -> None:
-    error: OSError | None = None
-    data, offset = memoryview(write.data), write.offset
+def _write_all(descriptor: int, data: bytes, offset: int) -> None:
+    rest, end = memoryview(data), offset
     try:
-        while data:
-            written = os.pwrite(write.descriptor, data, offset)
-            data, offset = data[written:], offset + written
-    except OSError as caught:
-        error = caught
+        while rest:
+            written = os.pwrite(descriptor, rest, end)
+            rest, end = rest[written:], end + written
+    except OSError:
         # The next record must not come behind half of this one, nor may any of it be read again.
         with contextlib.suppress(OSError):
-            os.ftruncate(write.descriptor, write.offset)
-    with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
-        write.loop.call_soon_threadsafe(_settle, write.done, error)
+            os.ftruncate(descriptor, offset)
+        raise
 
 
 def _settle(done: asyncio.Future[None], error: OSError | None) -> None:
@@ -139,12 +185,6 @@ def _settle(done: asyncio.Future[None], error: OSError | None) -> None:
         done.set_result(None)
     else:
         done.set_exception(error)
-
-
-def _sync(descriptors: set[int]) -> None:
-    for descriptor in descriptors:
-        with contextlib.suppress(OSError):  # closed since: closing a log syncs it
-            os.fdatasync(descriptor)
 
 
 class Journal:

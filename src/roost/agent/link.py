@@ -10,8 +10,6 @@ from typing import Any, cast
 
 from roost.runner.protocol import Decoder, Frame, ProtocolError, encode
 
-ACK_BYTES = 256 << 10
-
 OnFrames = Callable[[Sequence[Frame]], None]
 OnLost = Callable[[Exception | None], None]
 

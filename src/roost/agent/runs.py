@@ -11,7 +11,7 @@ Everything that comes out of a sandbox passes `admit`, which treats it as writte
 """
 
 import signal
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from typing import Annotated, Any, Literal
 
@@ -135,6 +135,10 @@ class Run:
         """Whether a start of this run's id asks for the same work."""
         ours = self.acceptance
         return (ours.code, ours.mode) == (spec.code, spec.mode)
+
+    def copy(self) -> "Run":
+        """A run to try events on before they are in the log."""
+        return replace(self, unanswered=dict(self.unanswered))
 
     def summary(self, *, created: bool = False) -> RunSummary:
         return RunSummary(

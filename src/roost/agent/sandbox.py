@@ -14,7 +14,6 @@ import structlog
 from roost.agent.journal import Journal, LogWriter, Record, encode_json
 from roost.agent.link import RunnerLink, payload_of
 from roost.agent.runs import (
-    TEXT,
     Acceptance,
     Ended,
     Kind,
@@ -33,6 +32,9 @@ from roost.wire.reasons import Reason
 from roost.wire.runs import InterruptOutcome, Page, RunEnd, RunSpec, RunState, RunSummary
 
 HELLO_TIMEOUT_S = 20.0
+ACK_BYTES = 256 << 10
+"""So much from the runner is acknowledged at once; less within `ACK_AFTER_S`."""
+ACK_AFTER_S = 0.05
 PENDING_FRAMES = 256
 """As many frames may wait for the log before the link is read no further."""
 
@@ -93,6 +95,10 @@ class SessionRuns:
             return self._by_id[run_id]
         except KeyError:
             raise RunNotFound(f"there is no run {run_id!r} in this session") from None
+
+    def numbered(self, number: int) -> Run | None:
+        """The run of a number of ours; 0 is the session itself."""
+        return self._runs[number] if number < len(self._runs) else None
 
     def all(self) -> list[Run]:
         """Every run but run 0, oldest first."""
@@ -285,6 +291,8 @@ class LiveSandbox:
         self._frames: deque[Frame] = deque()
         self._arrived = asyncio.Event()
         self._closing = asyncio.Event()
+        self._acking: asyncio.TimerHandle | None = None
+        self._unacknowledged = 0
         self._using = contextlib.ExitStack()
         self._using.enter_context(runs.in_use())
         self._received = runs.last_frame
@@ -318,6 +326,8 @@ class LiveSandbox:
 
     async def aclose(self) -> None:
         """Let go of the runner, which goes on."""
+        if self._acking is not None:
+            self._send_ack()  # the runner needs all its room for the time without us
         if self._link is not None:
             self._link.close()
         # Not cancelled: what is half in the log would get its sequence numbers twice.
@@ -363,7 +373,7 @@ class LiveSandbox:
         self._send(FrameKind.INTERRUPT, run.number, {})
         return InterruptOutcome.DEQUEUED if run.state is RunState.ACCEPTED else InterruptOutcome.SENT
 
-    def _send(self, kind: FrameKind, run: int, message: dict[str, Any]) -> None:
+    def _send(self, kind: int, run: int, message: dict[str, Any]) -> None:
         if self._link is None:
             raise SessionNotRunning("the session's runner is not connected")
         self._link.send(kind, run, message)
@@ -416,7 +426,7 @@ class LiveSandbox:
                 self._link.resume()
 
     async def _log_frames(self, frames: Sequence[Frame]) -> bool:
-        """Check, append, acknowledge. Events of one batch are checked one by one against the runs they change.
+        """Check, append with one write, acknowledge.
 
         False if this was closed while the disk was full: what is not in the log the runner keeps for the next agent.
         """
@@ -424,34 +434,48 @@ class LiveSandbox:
             if frame.kind == FrameKind.HELLO:
                 self._take_hello(frame)
         numbered = [frame for frame in frames if frame.kind != FrameKind.HELLO]
-        pending: list[tuple[Run, Kind, Any, bytes, int]] = []
-        for frame in numbered:
-            self._received += 1
-            if frame.frame != self._received:
-                raise ProtocolBreachError(f"frame {frame.frame} where {self._received} is due")
-            kind, run = self._kind(frame), self._run(frame)
-            if kind not in TEXT and pending:
-                if not await self._append(pending):
-                    return False
-                pending = []
-            data = admit(run, kind, frame.payload)
-            payload = frame.payload
-            if kind is Kind.END:
-                data = self._end(run, data)
-                payload = encode_json(data)
-            pending.append((run, kind, data, payload, frame.frame))
-            if kind not in TEXT:
-                if not await self._append(pending):
-                    return False
-                pending = []
-        if pending and not await self._append(pending):
-            return False
-        if numbered and self._link is not None:
-            self._link.send(FrameKind.ACK, 0, {"frame": self._received})
-        return True
+        events: list[tuple[Run, Kind, Any, bytes, int]] = []
+        ahead: dict[int, Run] = {}
+        try:
+            for frame in numbered:
+                events.append(self._check(frame, ahead))
+        finally:  # what came before a breach is in the log all the same
+            is_logged = not events or await self._append(events)
+        if numbered and is_logged:
+            self._acknowledge(sum(len(frame.payload) for frame in numbered))
+        return is_logged
 
     async def _append(self, events: Sequence[tuple[Run, Kind, Any, bytes, int]]) -> bool:
         return await until_written(self._session_id, lambda: self.runs.append_all(events), self._closing)
+
+    def _acknowledge(self, size: int) -> None:
+        """Soon, or at once where the runner may run out of room: each time wakes it, perhaps in the middle of a run."""
+        self._unacknowledged += size
+        if self._unacknowledged >= ACK_BYTES:
+            self._send_ack()
+        elif self._acking is None:
+            self._acking = asyncio.get_running_loop().call_later(ACK_AFTER_S, self._send_ack)
+
+    def _send_ack(self) -> None:
+        if self._acking is not None:
+            self._acking.cancel()
+        self._acking, self._unacknowledged = None, 0
+        if self._link is not None:
+            self._link.send(FrameKind.ACK, 0, {"frame": self.runs.last_frame})
+
+    def _check(self, frame: Frame, ahead: dict[int, Run]) -> tuple[Run, Kind, Any, bytes, int]:
+        """One frame as an event; `ahead` holds the runs as they will be once the events before it are in the log."""
+        self._received += 1
+        if frame.frame != self._received:
+            raise ProtocolBreachError(f"frame {frame.frame} where {self._received} is due")
+        kind, run = self._kind(frame), self._run(frame)
+        expected = ahead.get(run.number) or ahead.setdefault(run.number, run.copy())
+        data, payload = admit(expected, kind, frame.payload), frame.payload
+        if kind is Kind.END:
+            data = self._end(expected, data)
+            payload = encode_json(data)
+        apply(expected, kind, data, time.time())
+        return run, kind, data, payload, frame.frame
 
     def _take_hello(self, frame: Frame) -> None:
         if self._hello is None or self._hello.done():
@@ -465,17 +489,15 @@ class LiveSandbox:
             raise ProtocolBreachError(f"frame of kind {frame.kind}") from None
 
     def _run(self, frame: Frame) -> Run:
-        runs = self.runs.all()
-        if frame.run == 0:
-            return self.runs.run("")
-        if frame.run > len(runs):
+        run = self.runs.numbered(frame.run)
+        if run is None:
             raise ProtocolBreachError(f"frame of run {frame.run}, which does not exist")
-        return runs[frame.run - 1]
+        return run
 
     def _end(self, run: Run, ended: Ended) -> RunEnd:
         peak, kills = 0, 0
         if self._group is not None:
-            peak, kills = self._group.stats().mem_peak_bytes or 0, self._group.oom_kills()
+            peak, kills = self._group.peak_bytes() or 0, self._group.oom_kills()
         oom_killed, self._oom_kills = kills > self._oom_kills, kills
         wall_s = time.time() - run.started_at if run.started_at is not None else 0.0
         return run_end(ended, wall_s=wall_s, peak_bytes=peak, limit_bytes=self._limit_bytes, oom_killed=oom_killed)

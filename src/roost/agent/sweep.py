@@ -89,11 +89,12 @@ async def _patience(sentence: str) -> AsyncIterator[None]:
 
 def _living(pids: dict[int, int], group: SandboxGroup | None) -> set[int]:
     living = {pid for pid, started in pids.items() if is_alive(pid, started)}
-    for pid in list(living):
-        with contextlib.suppress(psutil.NoSuchProcess):
-            living.update(child.pid for child in psutil.Process(pid).children(recursive=True))
-    if group is not None:
+    if group is not None:  # which nothing in a sandbox can leave
         living.update(group.pids())
+    else:
+        for pid in list(living):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                living.update(child.pid for child in psutil.Process(pid).children(recursive=True))
     return {pid for pid in living if (fields := _stat(pid)) and fields[0] not in ("Z", "X")}
 
 

@@ -6,35 +6,34 @@ Control messages are a u32 big-endian length and a JSON object, in both directio
 
 from __future__ import annotations
 
-import ast
+import _ast as ast
 import builtins
 import fcntl
 import io
-import json
 import linecache
 import os
 import select
 import signal
-import struct
 import sys
 import termios
 import time
 import traceback
 from _thread import RLock, get_ident
-from typing import TYPE_CHECKING, Any, NoReturn
 
 from . import system
-from .protocol import MAX_PAYLOAD
+from .codec import from_json, to_ascii_json
+from .protocol import LENGTH, MAX_PAYLOAD
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import CodeType, FrameType, TracebackType
+    from typing import Any, NoReturn
 
 try:
     import resource
 except ImportError:  # a Python built without it
     resource = None  # type: ignore[assignment]
 
-LENGTH = struct.Struct(">I")
 _CO_COROUTINE = 0x80
 _NOTHING = bytes(4)
 _MAX_TEXT = MAX_PAYLOAD // 16  # twice this, each character escaped, fits a frame
@@ -263,7 +262,7 @@ class Kernel:
         """Execute `code`; the value of its last statement if that is an expression."""
         name = f"<run {self._run}>"
         linecache.cache[name] = (len(code), None, code.splitlines(True), name)
-        tree = ast.parse(code, name)
+        tree: Any = compile(code, name, "exec", ast.PyCF_ONLY_AST, dont_inherit=True)
         last = tree.body[-1] if tree.body and isinstance(tree.body[-1], ast.Expr) else None
         if last is not None:
             tree.body.pop()
@@ -353,7 +352,7 @@ class Kernel:
             if len(self._inbox) >= LENGTH.size:
                 end = LENGTH.size + LENGTH.unpack_from(self._inbox)[0]
                 if len(self._inbox) >= end:
-                    message: dict[str, Any] = json.loads(bytes(self._inbox[LENGTH.size : end]))
+                    message: dict[str, Any] = from_json(bytes(self._inbox[LENGTH.size : end]))
                     del self._inbox[:end]
                     return message
             data = os.read(self._control, 65_536)
@@ -363,7 +362,7 @@ class Kernel:
             self._inbox += data
 
     def _send(self, *messages: dict[str, Any]) -> None:
-        encoded = [json.dumps(message).encode() for message in messages]
+        encoded = [to_ascii_json(message) for message in messages]
         words = b"".join(LENGTH.pack(len(data)) + data for data in encoded)
         _write_all(self._control, words)
         self._said += len(words)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import os
-import selectors
-import socket
-from collections import deque
-from typing import Any, Callable
+from _collections import deque  # type: ignore[import-not-found]  # C: the package around it takes as long as we do
+from _socket import socket
 
+from .codec import from_json
+from .poller import READ, WRITE, Poller
 from .protocol import MAX_PAYLOAD, MAX_UNACKNOWLEDGED, VERSION, Decoder, Frame, Kind, ProtocolError, encode, encode_json
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Callable
 
 # Room for one result and for what is left in both pipes: whoever saw room may add these.
 _HIGH = MAX_UNACKNOWLEDGED - MAX_PAYLOAD - (256 << 10)
@@ -22,8 +25,8 @@ class Link:
 
     def __init__(
         self,
-        listener: socket.socket,
-        selector: selectors.BaseSelector,
+        listener: socket,
+        selector: Poller,
         on_command: Callable[[Frame, dict[str, Any]], None],
         highest_run: Callable[[], int],
     ) -> None:
@@ -38,14 +41,14 @@ class Link:
         self._current: _Connection | None = None
         self._connections: list[_Connection] = []
         listener.setblocking(False)
-        selector.register(listener, selectors.EVENT_READ, self._accept)
+        selector.register(listener, READ, self._accept)
 
     @property
     def has_room(self) -> bool:
         """Whether the runner may go on reading what the kernel says."""
         return self._held < _HIGH
 
-    def emit(self, kind: Kind, run: int, payload: bytes) -> None:
+    def emit(self, kind: int, run: int, payload: bytes) -> None:
         """Keep one numbered frame and queue it for the agent; `flush` sends."""
         frame = encode(kind, self._last + 1, run, payload)
         self._last += 1
@@ -67,26 +70,27 @@ class Link:
         writing = bool(connection.outbox)
         if writing != connection.writing:
             connection.writing = writing
-            events = selectors.EVENT_READ | (selectors.EVENT_WRITE if writing else 0)
+            events = READ | (WRITE if writing else 0)
             self._selector.modify(connection.socket, events, connection.on_ready)
 
     def _accept(self, _events: int) -> None:
         try:
-            accepted, _ = self._listener.accept()
+            descriptor, _ = self._listener._accept()  # type: ignore[attr-defined]
         except OSError:
             return
+        accepted = socket(fileno=descriptor)
         accepted.setblocking(False)
         connection = _Connection(accepted)
         connection.on_ready = lambda events: self._on_ready(connection, events)
         self._connections.append(connection)
-        self._selector.register(accepted, selectors.EVENT_READ, connection.on_ready)
+        self._selector.register(accepted, READ, connection.on_ready)
         waiting = [other for other in self._connections if other is not self._current]
         if len(waiting) > _MAX_CONNECTIONS:
             self._drop(waiting[0])
 
     def _on_ready(self, connection: _Connection, events: int) -> None:
         # Writing needs nothing here: the loop flushes after every round.
-        if connection.closed or not events & selectors.EVENT_READ:
+        if connection.closed or not events & READ:
             return
         try:
             data = connection.socket.recv(65_536)
@@ -106,7 +110,7 @@ class Link:
             self._drop(connection)
 
     def _on_frame(self, connection: _Connection, frame: Frame) -> None:
-        message = json.loads(frame.payload)
+        message = from_json(frame.payload)
         if not isinstance(message, dict):
             raise ProtocolError("a payload that is no object")
         if frame.kind == Kind.RESUME:
@@ -156,7 +160,7 @@ class Link:
 class _Connection:
     """One accepted socket, and what has not been sent on it yet."""
 
-    def __init__(self, accepted: socket.socket) -> None:
+    def __init__(self, accepted: socket) -> None:
         self.socket = accepted
         self.decoder = Decoder()
         self.outbox: deque[bytes] = deque()

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import struct
-from enum import IntEnum
-from typing import Any, NamedTuple
+
+from .codec import to_json
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 VERSION = 1
 MAX_PAYLOAD = 1 << 20
@@ -13,11 +16,11 @@ MAX_OUTPUT = 65_536
 MAX_UNACKNOWLEDGED = 4 << 20
 
 HEADER = struct.Struct(">IBQI")
-_LENGTH = struct.Struct(">I")
-_AFTER_LENGTH = HEADER.size - _LENGTH.size
+LENGTH = struct.Struct(">I")
+_AFTER_LENGTH = HEADER.size - LENGTH.size
 
 
-class Kind(IntEnum):
+class Kind:
     """What a frame says; the agent's kinds are below 64, the runner's from 64 on."""
 
     RESUME = 1
@@ -38,13 +41,21 @@ class Kind(IntEnum):
     END = 72
 
 
-class Frame(NamedTuple):
-    """One decoded frame. `kind` is a plain int, since a peer may send one that we do not know."""
+class Frame:
+    """One decoded frame. Its kind may be one that we do not know."""
 
-    kind: int
-    frame: int
-    run: int
-    payload: bytes
+    __slots__ = ("frame", "kind", "payload", "run")
+
+    def __init__(self, kind: int, frame: int, run: int, payload: bytes) -> None:
+        self.kind = kind
+        self.frame = frame
+        self.run = run
+        self.payload = payload
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Frame) and all(getattr(self, name) == getattr(other, name) for name in self.__slots__)
+
+    __hash__ = None  # type: ignore[assignment]
 
 
 class ProtocolError(Exception):
@@ -67,11 +78,6 @@ def encode_json(kind: int, frame: int, run: int, message: Any) -> bytes:
     return encode(kind, frame, run, to_json(message))
 
 
-def to_json(message: Any) -> bytes:
-    """Compact UTF-8. What UTF-8 cannot carry (lone surrogates) becomes a question mark."""
-    return json.dumps(message, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
-
-
 class Decoder:
     """Cuts a stream of bytes into frames, however the bytes arrive."""
 
@@ -88,12 +94,12 @@ class Decoder:
         buffer += data
         frames: list[Frame] = []
         start = 0
-        while len(buffer) - start >= _LENGTH.size:
-            (length,) = _LENGTH.unpack_from(buffer, start)
+        while len(buffer) - start >= LENGTH.size:
+            (length,) = LENGTH.unpack_from(buffer, start)
             # Checked before the rest has arrived, so that nobody makes us keep more than one frame.
             if not _AFTER_LENGTH <= length <= _AFTER_LENGTH + MAX_PAYLOAD:
                 raise ProtocolError(f"a frame of {length} bytes")
-            end = start + _LENGTH.size + length
+            end = start + LENGTH.size + length
             if len(buffer) < end:
                 break
             _, kind, frame, run = HEADER.unpack_from(buffer, start)

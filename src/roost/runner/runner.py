@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import os
-import selectors
-import signal
-import socket
 import struct
 import sys
 import termios
-from collections import deque
-from typing import Any, Callable, NoReturn
+from _collections import deque  # type: ignore[import-not-found]
+from _socket import socket, socketpair
 
-from . import kernel as kernel_side
 from . import system
+from .codec import from_json, to_ascii_json, to_json
 from .link import Link
-from .protocol import MAX_OUTPUT, MAX_PAYLOAD, Frame, Kind, to_json, utf8_boundary
+from .poller import READ, WRITE, Poller
+from .protocol import LENGTH, MAX_OUTPUT, MAX_PAYLOAD, Frame, Kind, utf8_boundary
+
+# Every module here is part of the time that a session takes to start, so some are the C halves of well-known ones.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import signal
+    from typing import Any, Callable, NoReturn
+else:
+    import _signal as signal
 
 # The kernel escapes what is not ASCII, so its words are longer than the frames that they become.
 _MAX_WORD = 4 << 20
@@ -29,17 +34,18 @@ def main(argument: str) -> NoReturn:
     """Serve until the agent says stop. The argument is the descriptor of the JSON object of section 4."""
     system.set_dumpable(False)
     with open(int(argument), "rb") as file:
-        config = json.loads(file.read())
+        config = from_json(file.read().decode())
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE):
         signal.signal(number, signal.SIG_IGN)
     if os.getpid() != 1:
         system.become_subreaper()
-    listener = socket.socket(fileno=config["socket_fd"])
-    listener.set_inheritable(False)
+    listener = socket(fileno=config["socket_fd"])
+    os.set_inheritable(config["socket_fd"], False)
     listener.listen(8)
     if "ready_fd" in config:
         os.write(config["ready_fd"], b"1")
         os.close(config["ready_fd"])
+    system.set_dumpable(False)
     os.chdir(config["home"])
     Runner(listener, config["home"], config["environ"]).serve()
     sys.exit(0)
@@ -65,10 +71,10 @@ class _Run:
 class Runner:
     """The queue of runs, the kernel that executes them, and the pipes that it writes to."""
 
-    def __init__(self, listener: socket.socket, home: str, environ: dict[str, str]) -> None:
+    def __init__(self, listener: socket, home: str, environ: dict[str, str]) -> None:
         self._home = home
         self._environ = environ
-        self._selector = selectors.DefaultSelector()
+        self._selector = Poller()
         self._link = Link(listener, self._selector, self._on_command, lambda: self._seen)
         self._seen = 0
         self._queue: deque[_Run] = deque()
@@ -79,15 +85,15 @@ class Runner:
         # One pair of pipes for all kernels, so that what a dead kernel left behind can still write.
         self._streams = (_Stream(Kind.STDOUT), _Stream(Kind.STDERR))
         for stream in self._streams:
-            self._selector.register(stream.reader, selectors.EVENT_READ, stream.on_ready(self._read))
+            self._selector.register(stream.reader, READ, stream.on_ready(self._read))
         self._watch_children()
         self._kernel = self._fork()
 
     def serve(self) -> None:
         """Go round until stopped."""
         while not self._stopping:
-            for key, events in self._selector.select():
-                key.data(events)
+            for callback, events in self._selector.wait():
+                callback(events)
             self._settle()
             self._link.flush()
         kernel = self._kernel
@@ -181,9 +187,9 @@ class Runner:
         if kernel is not self._kernel or kernel.closed:
             return
         try:
-            if events & selectors.EVENT_WRITE:
+            if events & WRITE:
                 kernel.flush()
-            if events & selectors.EVENT_READ:
+            if events & READ:
                 for word in kernel.receive():
                     self._on_word(kernel, word)
         except (_GarbageError, ValueError, KeyError, TypeError, RecursionError, OSError) as error:
@@ -204,7 +210,7 @@ class Runner:
             self._selector.unregister(kernel.sync)
             kernel.sync_open = False
             return
-        self._on_control(kernel, selectors.EVENT_READ)
+        self._on_control(kernel, READ)
         self._drain()
         if not kernel.closed:
             try:
@@ -264,7 +270,7 @@ class Runner:
         end.update({name: value for name, value in more.items() if value is not None})
         self._link.emit(Kind.END, run, to_json(end))
 
-    def _emit(self, kind: Kind, run: _Run, message: dict[str, Any]) -> None:
+    def _emit(self, kind: int, run: _Run, message: dict[str, Any]) -> None:
         payload = to_json(message)
         if len(payload) > MAX_PAYLOAD:
             raise _GarbageError("too long")
@@ -312,7 +318,7 @@ class Runner:
 
     def _bury(self, kernel: _Kernel, status: int) -> None:
         # Its last words first: it may have ended its run before it died.
-        self._on_control(kernel, selectors.EVENT_READ)
+        self._on_control(kernel, READ)
         kernel.close()
         run = self._current
         if run is not None:
@@ -333,7 +339,7 @@ class Runner:
         self._listening = listening
         for stream in self._streams:
             if listening:
-                self._selector.register(stream.reader, selectors.EVENT_READ, stream.on_ready(self._read))
+                self._selector.register(stream.reader, READ, stream.on_ready(self._read))
             else:
                 self._selector.unregister(stream.reader)
         if self._kernel is not None:
@@ -350,7 +356,7 @@ class Runner:
             os.read(reader, 4096)
             self._reap()
 
-        self._selector.register(reader, selectors.EVENT_READ, on_child)
+        self._selector.register(reader, READ, on_child)
 
     def _reap(self) -> None:
         while True:
@@ -368,7 +374,7 @@ class Runner:
 class _Stream:
     """A pipe of the kernel, and the beginning of a character that it has not finished."""
 
-    def __init__(self, kind: Kind) -> None:
+    def __init__(self, kind: int) -> None:
         self.kind = kind
         self.reader, self.writer = os.pipe()
         self.tail = b""
@@ -386,13 +392,13 @@ class _Kernel:
     """The runner's view of one kernel process."""
 
     def __init__(self, streams: tuple[_Stream, _Stream], home: str, environ: dict[str, str]) -> None:
-        self.control, control = socket.socketpair()
-        self.sync, sync = socket.socketpair()
+        self.control, control = socketpair()
+        self.sync, sync = socketpair()
         try:
             self.pid = os.fork()
             if self.pid == 0:
                 out, err = streams
-                kernel_side.main(control.fileno(), sync.fileno(), out.writer, err.writer, home, environ)
+                _become_kernel(control.fileno(), sync.fileno(), out.writer, err.writer, home, environ)
         except OSError:
             self.control.close()
             self.sync.close()
@@ -416,7 +422,7 @@ class _Kernel:
 
     def register(
         self,
-        selector: selectors.BaseSelector,
+        selector: Poller,
         on_control: Callable[[_Kernel, int], None],
         on_sync: Callable[[_Kernel], None],
         listening: bool,
@@ -433,7 +439,7 @@ class _Kernel:
         self._reading = listening
         if self.sync_open:
             if listening:
-                self._selector.register(self.sync, selectors.EVENT_READ, self._on_sync)
+                self._selector.register(self.sync, READ, self._on_sync)
             else:
                 self._selector.unregister(self.sync)
         self._update()
@@ -441,8 +447,8 @@ class _Kernel:
     def send(self, word: dict[str, Any]) -> None:
         if self.closed:
             return
-        data = json.dumps(word).encode()
-        self._outbox += kernel_side.LENGTH.pack(len(data)) + data
+        data = to_ascii_json(word)
+        self._outbox += LENGTH.pack(len(data)) + data
         self.flush()
 
     def flush(self) -> None:
@@ -464,14 +470,14 @@ class _Kernel:
         inbox = self._inbox
         inbox += data
         words = []
-        while len(inbox) >= kernel_side.LENGTH.size:
-            (length,) = kernel_side.LENGTH.unpack_from(inbox)
+        while len(inbox) >= LENGTH.size:
+            (length,) = LENGTH.unpack_from(inbox)
             if length > _MAX_WORD:
                 raise _GarbageError("too long")
-            end = kernel_side.LENGTH.size + length
+            end = LENGTH.size + length
             if len(inbox) < end:
                 break
-            word = json.loads(bytes(inbox[kernel_side.LENGTH.size : end]))
+            word = from_json(bytes(inbox[LENGTH.size : end]))
             if not isinstance(word, dict):
                 raise _GarbageError("no object")
             words.append(word)
@@ -504,8 +510,8 @@ class _Kernel:
         self.sync.close()
 
     def _update(self) -> None:
-        wanted = selectors.EVENT_READ if self._reading else 0
-        wanted |= selectors.EVENT_WRITE if self._outbox else 0
+        wanted = READ if self._reading else 0
+        wanted |= WRITE if self._outbox else 0
         if wanted == self._events:
             return
         if not self._events:
@@ -515,6 +521,16 @@ class _Kernel:
         else:
             self._selector.modify(self.control, wanted, self._on_control)
         self._events = wanted
+
+
+def _become_kernel(*arguments: Any) -> NoReturn:
+    """What only the kernel needs is imported by the kernel, while the runner already answers."""
+    try:
+        from .kernel import main as kernel_main
+
+        kernel_main(*arguments)
+    finally:
+        os._exit(1)
 
 
 def _text(value: Any) -> str:

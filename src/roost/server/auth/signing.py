@@ -1,7 +1,9 @@
 """Request signatures (spec/auth.md §2). Pure: the clock and the request come in as arguments."""
 
+import functools
 import hashlib
 import hmac
+import re
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
@@ -14,6 +16,8 @@ WINDOW = timedelta(minutes=15)
 HASHES = frozenset({"sha256", "sha384", "sha512", "blake2b"})
 _SCHEMES = frozenset({"BackendAI", "Sorna"})
 _BODY_UNSIGNED_SINCE = "v4.20181215"
+_ISO = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{6})?(Z|[+-]\d\d:\d\d)", re.ASCII)
+"""What clients send; parsed many times as fast as a date of any form."""
 _ZONES = {"UTC": 0, "GMT": 0, "EST": -5 * 3600, "EDT": -4 * 3600, "PST": -8 * 3600, "PDT": -7 * 3600, "KST": 9 * 3600}
 
 
@@ -50,7 +54,7 @@ def parse_date(text: str | None, now: datetime) -> datetime:
     if not text:
         raise InvalidAuthParameters("the Date header is missing")
     try:
-        when = date_parser.parse(text, tzinfos=_ZONES)
+        when = datetime.fromisoformat(text) if _ISO.fullmatch(text) else date_parser.parse(text, tzinfos=_ZONES)
         if when.tzinfo is None:
             when = when.replace(tzinfo=UTC)
         off = abs(when - now)
@@ -100,8 +104,7 @@ def string_to_sign(request: SignedRequest, hash_name: str) -> str:
 
 def derive_key(secret_key: str, when: datetime, host: str, hash_name: str) -> bytes:
     """The key for one day and host. The day is that of the header's own offset, not of UTC."""
-    day = f"{when:%Y%m%d}"
-    return _hmac(_hmac(_bytes(secret_key), day, hash_name), host, hash_name)
+    return _derive_key(secret_key, f"{when.year:04}{when.month:02}{when.day:02}", host, hash_name)
 
 
 def sign(request: SignedRequest, secret_key: str, when: datetime, hash_name: str = "sha256") -> str:
@@ -138,8 +141,13 @@ def _media_type(header: str | None) -> str:
     return header.partition(";")[0].strip().lower()
 
 
+@functools.lru_cache(maxsize=1024)
+def _derive_key(secret_key: str, day: str, host: str, hash_name: str) -> bytes:
+    return _hmac(_hmac(_bytes(secret_key), day, hash_name), host, hash_name)
+
+
 def _hmac(key: bytes, message: str, hash_name: str) -> bytes:
-    return hmac.new(key, _bytes(message), hash_name).digest()
+    return hmac.digest(key, _bytes(message), hash_name)
 
 
 def _bytes(text: str) -> bytes:

@@ -42,8 +42,8 @@ class Runs:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._polls: dict[tuple[str, str], asyncio.Event] = {}
-        """The poll that waits on a run now; a newer one takes over."""
+        self._polls: dict[tuple[str, str], asyncio.Timeout] = {}
+        """The poll that waits on a run now; a newer one takes over and lets its time run out."""
 
     async def start(
         self, session: Session, code: str, *, run_id: str | None = None, mode: str = "query", echo: bool = True
@@ -102,21 +102,25 @@ class Runs:
         A second poll of the same run takes over; the first is answered empty.
         """
         key = (session.id, run_id)
-        if (older := self._polls.get(key)) is not None:
-            older.set()
-        taken_over = self._polls[key] = asyncio.Event()
+        agent = await self._agent(session)
+        cursor = await agent.cursor(session.id, run_id)
         try:
-            agent = await self._agent(session)
-            cursor = await agent.cursor(session.id, run_id)
-            return await self._gather(agent, session.id, run_id, cursor, POLL_S, taken_over)
-        finally:
-            if self._polls.get(key) is taken_over:
-                del self._polls[key]
+            async with asyncio.timeout(None) as turn:
+                if (older := self._polls.get(key)) is not None:
+                    older.reschedule(asyncio.get_running_loop().time())
+                self._polls[key] = turn
+                try:
+                    return await _gather(agent, session.id, run_id, cursor, POLL_S)
+                finally:
+                    if self._polls.get(key) is turn:
+                        del self._polls[key]
+        except TimeoutError:
+            return _polled(run_id, [], await agent.read(session.id, run_id, after=cursor), cursor)
 
     async def part(self, session: Session, run_id: str, *, after: int, wait_s: float) -> Polled:
         """The next part of a run behind an event, as `poll` would answer it; leaves the poll's cursor alone."""
         agent = await self._agent(session)
-        return await self._gather(agent, session.id, run_id, after, wait_s, asyncio.Event())
+        return await _gather(agent, session.id, run_id, after, wait_s)
 
     async def delivered(self, session: Session, polled: Polled) -> None:
         """The answer was written to its client: the next poll goes on after it."""
@@ -132,29 +136,6 @@ class Runs:
                 parts += await _written(agent, session.id, run_id)
         return "".join(parts)[-LOG_BYTES:]
 
-    async def _gather(
-        self, agent: Agent, session_id: str, run_id: str, cursor: int, wait_s: float, taken_over: asyncio.Event
-    ) -> Polled:
-        events: list[Event] = []
-        size = 0
-        has_output = False
-        deadline = time.monotonic() + wait_s
-        while True:
-            seq = events[-1].seq if events else cursor
-            rest = max(0.0, deadline - time.monotonic())
-            page = await _read_until(agent, session_id, run_id, seq, POLL_BYTES - size, rest, taken_over)
-            if page is None:
-                return _polled(run_id, [], await agent.read(session_id, run_id, after=seq), cursor)
-            if not has_output and console_of(page.events):
-                has_output = True
-                deadline = min(deadline, time.monotonic() + GATHER_S)
-            events += page.events
-            size += sum(len(event.data) for event in page.events if isinstance(event.data, str))
-            at_end = page.run.last_seq <= (events[-1].seq if events else cursor)
-            settled = at_end and page.run.state in (RunState.ENDED, RunState.WAITING)
-            if settled or size >= POLL_BYTES or time.monotonic() >= deadline:
-                return _polled(run_id, events, page, cursor)
-
     async def _running(self, session: Session) -> Agent:
         if session.state is not SessionState.RUNNING:
             why = f": {session.reason.sentence}" if session.reason is not None else ""
@@ -167,18 +148,24 @@ class Runs:
         return await self._engine.agent(session.node_id)
 
 
-async def _read_until(
-    agent: Agent, session_id: str, run_id: str, after: int, max_bytes: int, wait_s: float, stop: asyncio.Event
-) -> Page | None:
-    """A page, waited for; None where `stop` was set first."""
-    read = asyncio.ensure_future(agent.read(session_id, run_id, after=after, max_bytes=max_bytes, wait_s=wait_s))
-    stopped = asyncio.ensure_future(stop.wait())
-    try:
-        await asyncio.wait((read, stopped), return_when=asyncio.FIRST_COMPLETED)
-        return None if stop.is_set() else await read
-    finally:
-        read.cancel()
-        stopped.cancel()
+async def _gather(agent: Agent, session_id: str, run_id: str, cursor: int, wait_s: float) -> Polled:
+    events: list[Event] = []
+    size = 0
+    has_output = False
+    deadline = time.monotonic() + wait_s
+    while True:
+        seq = events[-1].seq if events else cursor
+        rest = max(0.0, deadline - time.monotonic())
+        page = await agent.read(session_id, run_id, after=seq, max_bytes=POLL_BYTES - size, wait_s=rest)
+        if not has_output and console_of(page.events):
+            has_output = True
+            deadline = min(deadline, time.monotonic() + GATHER_S)
+        events += page.events
+        size += sum(len(event.data) for event in page.events if isinstance(event.data, str))
+        at_end = page.run.last_seq <= (events[-1].seq if events else cursor)
+        settled = at_end and page.run.state in (RunState.ENDED, RunState.WAITING)
+        if settled or size >= POLL_BYTES or time.monotonic() >= deadline:
+            return _polled(run_id, events, page, cursor)
 
 
 def _polled(run_id: str, events: list[Event], page: Page, cursor: int) -> Polled:

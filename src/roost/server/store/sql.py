@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
-from alembic import command
-from alembic.config import Config
 
 from roost.server.store.base import Store, T
+from roost.server.store.tables import REVISION
 
 _Job = tuple[Callable[[sa.Connection], Any], "Future[Any]"]
 _GROUP = 128
@@ -111,9 +110,24 @@ def _engine(path: Path) -> sa.Engine:
 
 
 def _migrate(engine: sa.Engine) -> None:
+    if _revision(engine) == REVISION:
+        return
+    # Only here, since most starts have nothing to migrate and would wait for its import all the same.
+    from alembic import command
+    from alembic.config import Config
+
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
     config.set_main_option("path_separator", "os")
     with engine.begin() as connection:
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
+
+
+def _revision(engine: sa.Engine) -> str | None:
+    """The migration that the database is at; None where it is empty."""
+    with engine.connect().execution_options(roost_reads=True) as connection:
+        if not sa.inspect(connection).has_table("alembic_version"):
+            return None
+        revision: str | None = connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalar()
+        return revision

@@ -2,6 +2,9 @@
 
 import sqlalchemy as sa
 
+REVISION = "0001"
+"""The newest migration."""
+
 metadata = sa.MetaData()
 LIVE = "state NOT IN ('TERMINATED', 'CANCELLED')"
 

@@ -1,0 +1,1 @@
+"""How fast and how small roost is, beside what its users would pick instead."""
