@@ -6,6 +6,8 @@ import gc
 import os
 import shutil
 import signal
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from roost.agent.doctor import diagnose
 from roost.agent.interpreters import find_interpreters
 from roost.agent.link import RunnerLink
 from roost.agent.supervisor import LocalAgent, run_dir
+from roost.agent.sweep import remove_tree
 from roost.runtimes.bubblewrap import BubblewrapRuntime, find_bwrap
 from roost.runtimes.programs import first_closed
 from roost.wire.errors import (
@@ -341,6 +344,33 @@ async def test_runs_have_ended_before_their_sandboxes_folder_goes(
 
     assert (await end_of(agent, spec.session_id, "long")).status is RunStatus.SANDBOX_LOST
     await agent.destroy(spec.session_id)
+
+
+async def test_a_sandbox_that_dies_may_be_destroyed_as_soon_as_its_run_has_ended(
+    agent: LocalAgent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The agent is still sweeping then; two sweeps of one folder would trip over each other."""
+    spec = a_spec()
+    await agent.launch(spec)
+    await agent.start(spec.session_id, RunSpec(run_id="long", code="import time\ntime.sleep(600)"))
+    await agent.read(spec.session_id, "long", after=0, wait_s=10)
+    alone = threading.Lock()
+    overlaps = []
+
+    def sweep_slowly(path: Path) -> None:
+        overlaps.append(not alone.acquire(blocking=False))
+        time.sleep(0.2)
+        remove_tree(path)
+        if alone.locked():
+            alone.release()
+
+    monkeypatch.setattr(supervisor, "remove_tree", sweep_slowly)
+    os.kill(agent._load(spec.session_id).init_pid, signal.SIGKILL)
+    await events_of(agent, spec.session_id, "long")
+    await agent.destroy(spec.session_id)
+
+    assert overlaps == [False, False]
+    assert list(agent._sandboxes.iterdir()) == []
 
 
 async def test_destroy_leaves_nothing_but_the_log(agent: LocalAgent, data_dir: Path) -> None:

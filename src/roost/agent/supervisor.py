@@ -260,9 +260,8 @@ class LocalAgent(Agent):
         """The keeper whose child it was tells with which status it ended; after another one's death nobody knows."""
         if self._keeper is not None and self._keeper.is_connected:
             await asyncio.sleep(TELLING_S)
-        if self._live.get(session_id) is sandbox:
-            sentence = "the sandbox's first process ended; its status is unknown, since its keeper was gone"
-            await self._lose(session_id, Reason(code="self-terminated", sentence=sentence))
+        sentence = "the sandbox's first process ended; its status is unknown, since its keeper was gone"
+        await self._lose(session_id, sandbox, Reason(code="self-terminated", sentence=sentence))
 
     async def destroy(self, session_id: str) -> SandboxStats:
         async with self._launching.setdefault(session_id, asyncio.Lock()):
@@ -357,8 +356,14 @@ class LocalAgent(Agent):
             if path.name not in known:
                 path.unlink(missing_ok=True)
 
-    async def _lose(self, session_id: str, reason: Reason, message: dict[str, Any] | None = None) -> None:
-        await self._end(session_id, reason)
+    async def _lose(
+        self, session_id: str, sandbox: LiveSandbox, reason: Reason, message: dict[str, Any] | None = None
+    ) -> None:
+        """End a sandbox that went away by itself, unless somebody was quicker."""
+        async with self._launching.setdefault(session_id, asyncio.Lock()):
+            if self._live.get(session_id) is not sandbox:
+                return
+            await self._end(session_id, reason)
         message = message or {}
         await self._ended.put(
             SandboxEnded(
@@ -393,15 +398,15 @@ class LocalAgent(Agent):
     def _on_exit(self, message: dict[str, Any]) -> None:
         """The keeper says that a child of its ended."""
         session_id = Path(str(message.get("dir", ""))).name
-        if session_id in self._live:
+        if (sandbox := self._live.get(session_id)) is not None:
             how = f"signal {message['signal']}" if message.get("signal") else f"status {message.get('exit_code')}"
             reason = Reason(code="self-terminated", sentence=f"the sandbox's first process ended with {how}")
-            self._spawn(self._lose(session_id, reason, message))
+            self._spawn(self._lose(session_id, sandbox, reason, message))
 
     def _on_breach(self, session_id: str, error: str) -> None:
-        if session_id in self._live:
+        if (sandbox := self._live.get(session_id)) is not None:
             reason = Reason(code="protocol-error", sentence=f"the sandbox broke the runner's protocol: {error}")
-            self._spawn(self._lose(session_id, reason))
+            self._spawn(self._lose(session_id, sandbox, reason))
 
     def _spawn(self, work: Any) -> None:
         task: asyncio.Task[None] = asyncio.create_task(work)
