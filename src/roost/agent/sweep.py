@@ -139,6 +139,8 @@ def remove_tree(path: Path) -> None:
             os.close(top)
         try:
             path.rmdir()
+        except FileNotFoundError:
+            return
         except OSError as error:
             if error.errno != errno.ENOTEMPTY:
                 raise
