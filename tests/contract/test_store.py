@@ -8,6 +8,7 @@ import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
+from roost.server.store import sql
 from roost.server.store.sql import SqlStore
 from roost.server.store.tables import REVISION, domains, groups, keypairs, metadata, sessions, users
 
@@ -86,3 +87,34 @@ async def test_migrations_lead_to_the_tables_that_the_code_uses(store: SqlStore)
 
     assert differences == []
     assert revision == REVISION  # at which a start does not even look for migrations
+
+
+async def test_a_database_is_copied_before_it_is_migrated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "roost.db"
+    await fill(path)
+    monkeypatch.setattr(sql, "REVISION", "0009")
+
+    await fill(path, id_="2")
+
+    copied = sa.create_engine(f"sqlite:///{path}.before-0009")
+    with copied.connect() as connection:
+        assert [row.id for row in connection.execute(sa.select(sessions.c.id))] == ["1"]
+    copied.dispose()
+    assert Path(f"{path}.before-0009").stat().st_mode & 0o777 == 0o600
+
+
+async def test_a_database_of_a_newer_version_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    await fill(tmp_path / "roost.db")
+    monkeypatch.setattr(sql, "REVISION", "0000")
+
+    with pytest.raises(sql.DatabaseTooNew, match="0001"):
+        await SqlStore(tmp_path / "roost.db").open()
+
+
+async def fill(path: Path, id_: str = "1") -> None:
+    store = SqlStore(path)
+    await store.open()
+    if id_ == "1":
+        await store.write(seed)
+    await store.write(lambda c: insert(c, id_, "TERMINATED"))
+    await store.aclose()

@@ -1,7 +1,9 @@
 """The store over SQLAlchemy Core: one thread writes, in groups; another reads."""
 
 import asyncio
+import contextlib
 import queue
+import sqlite3
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -12,6 +14,7 @@ import sqlalchemy as sa
 
 from roost.server.store.base import Store, T
 from roost.server.store.tables import REVISION
+from roost.wire.errors import RoostError
 
 _Job = tuple[Callable[[sa.Connection], Any], "Future[Any]"]
 _GROUP = 128
@@ -28,7 +31,7 @@ class SqlStore(Store):
 
     async def open(self) -> None:
         self._engine = _engine(self._path)
-        await asyncio.to_thread(_migrate, self._engine)
+        await asyncio.to_thread(_migrate, self._engine, self._path)
         self._writer = threading.Thread(target=self._write_groups, name="roost-store-write", daemon=True)
         self._writer.start()
 
@@ -109,9 +112,21 @@ def _engine(path: Path) -> sa.Engine:
     return engine
 
 
-def _migrate(engine: sa.Engine) -> None:
-    if _revision(engine) == REVISION:
+class DatabaseTooNew(RoostError):
+    """The database was written by a newer version of roost."""
+
+    code = "server-misconfigured"
+    hint = "install that version again, or use another data folder"
+
+
+def _migrate(engine: sa.Engine, path: Path) -> None:
+    revision = _revision(engine)
+    if revision == REVISION:
         return
+    if revision is not None:
+        if revision > REVISION:
+            raise DatabaseTooNew(f"{path} has schema {revision}, this version knows {REVISION}")
+        _copy(path, path.with_name(f"{path.name}.before-{REVISION}"))
     # Only here, since most starts have nothing to migrate and would wait for its import all the same.
     from alembic import command
     from alembic.config import Config
@@ -122,6 +137,13 @@ def _migrate(engine: sa.Engine) -> None:
     with engine.begin() as connection:
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
+
+
+def _copy(path: Path, target: Path) -> None:
+    """Migrations go forward only; this is the way back. The copy holds what is still in the write-ahead log too."""
+    with contextlib.closing(sqlite3.connect(path)) as database, contextlib.closing(sqlite3.connect(target)) as copy:
+        database.backup(copy)
+    target.chmod(0o600)
 
 
 def _revision(engine: sa.Engine) -> str | None:
