@@ -45,7 +45,6 @@ def main(argument: str) -> NoReturn:
     if "ready_fd" in config:
         os.write(config["ready_fd"], b"1")
         os.close(config["ready_fd"])
-    system.set_dumpable(False)
     os.chdir(config["home"])
     Runner(listener, config["home"], config["environ"]).serve()
     sys.exit(0)
