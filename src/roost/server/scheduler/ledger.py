@@ -22,11 +22,17 @@ def topic_of(session_id: str) -> str:
 
 
 class Ledger:
-    """Reads and changes sessions. Running sessions are remembered, so that a run costs no look-up in the store."""
+    """Reads and changes sessions.
+
+    Live sessions are remembered as this process last wrote them, so that neither a run nor the steps of a launch cost
+    a look-up in the store. What another process writes is seen by `find` and `in_states` alone.
+    """
 
     def __init__(self, store: Store, bus: EventBus) -> None:
         self._store = store
         self._bus = bus
+        self._live: dict[str, Session] = {}
+        """Live sessions by id"""
         self._running: dict[tuple[str, str], Session] = {}
         """Running sessions by owner and by name and id"""
 
@@ -43,6 +49,7 @@ class Ledger:
         """
         happening = Happening(at=session.created_at, code="session-enqueued", sentence="the session was asked for")
         await self._store.write(lambda c: rows.insert(c, session, happening))
+        self._remember(session)
         await self._bus.publish(QUEUE)
 
     async def move(
@@ -94,7 +101,11 @@ class Ledger:
                 rows.record(connection, session.id, entry)
             return explained
 
-        explained = await self._store.write(work)
+        try:
+            explained = await self._store.write(work)
+        finally:
+            self._forget(session)
+        self._remember(explained)
         await self._bus.publish(topic_of(session.id))
         return explained
 
@@ -153,8 +164,7 @@ class Ledger:
 
     async def find_live_name(self, access_key: str, name: str) -> Session | None:
         """The live session of exactly this name."""
-        found = await self._store.read(lambda c: rows.matching(c, access_key, name))
-        return next((session for session in found if session.name == name), None)
+        return await self._store.read(lambda c: rows.live_named(c, access_key, name))
 
     async def get(self, session_id: str) -> Session:
         """A session by its id, live or not.
@@ -162,6 +172,8 @@ class Ledger:
         Raises:
             SessionNotFound: there is none.
         """
+        if session_id in self._live:
+            return self._live[session_id]
         session = await self._store.read(lambda c: rows.get(c, session_id))
         if session is None:
             raise SessionNotFound(f"there is no session {session_id}")
@@ -180,11 +192,14 @@ class Ledger:
         return await self._store.read(lambda c: rows.history(c, session_id))
 
     def _remember(self, session: Session) -> None:
+        if session.state.is_live:
+            self._live[session.id] = session
         if session.state is SessionState.RUNNING:
             self._running[session.access_key, session.name] = session
             self._running[session.access_key, session.id] = session
 
     def _forget(self, session: Session) -> None:
+        self._live.pop(session.id, None)
         self._running.pop((session.access_key, session.name), None)
         self._running.pop((session.access_key, session.id), None)
 

@@ -64,28 +64,25 @@ class Scheduler:
         async with self._bus.subscribe(QUEUE) as changes:
             while True:
                 try:
-                    while await self._place_one():
-                        pass
+                    await self._place_all()
                 except Exception:  # one bad look must not stop the queue for good
                     log.exception("queue.failed")
                 await changes.wait(_LOOK_AGAIN_S)
 
-    async def _place_one(self) -> bool:
-        """Give the first in the queue its node, or say why it has to wait; whether to look again."""
+    async def _place_all(self) -> None:
+        """Give each in the queue its node, in order, up to one that has to wait; that one is told why."""
         pending = await self._ledger.in_states(S.PENDING)
-        waiting = [Waiting(session_id=session.id, slots=session.spec.slots) for session in pending]
-        decision = place_next(waiting, await self._engine.nodes())
-        if decision is None:
-            return False
-        session = pending[0]
-        with contextlib.suppress(Conflict):  # it was cancelled meanwhile: the next look does not find it
-            match decision:
-                case Refusal(reason=reason):
-                    await self._refuse(session, reason)
-                    return False
-                case Placement(bundle=bundle):
-                    await self._prepare(session, bundle)
-        return True
+        while pending:
+            waiting = [Waiting(session_id=session.id, slots=session.spec.slots) for session in pending]
+            decision = place_next(waiting, await self._engine.nodes())
+            session = pending.pop(0)
+            with contextlib.suppress(Conflict):  # it was cancelled meanwhile
+                match decision:
+                    case Refusal(reason=reason):
+                        await self._refuse(session, reason)
+                        return
+                    case Placement(bundle=bundle) if not await self._prepare(session, bundle):
+                        return
 
     async def _refuse(self, session: Session, reason: Reason) -> None:
         tries = self._tries[session.id] = self._tries.get(session.id, 0) + 1
@@ -98,12 +95,13 @@ class Scheduler:
         }
         await self._ledger.explain(session, reason, {"scheduler": scheduler})
 
-    async def _prepare(self, session: Session, bundle: Bundle) -> None:
+    async def _prepare(self, session: Session, bundle: Bundle) -> bool:
+        """Reserve and begin to launch; False where the engine has no room after all."""
         try:
             await self._engine.reserve(session.id, [bundle])
         except NoCapacity as error:
             await self._refuse(session, Reason(code="no-available-instances", sentence=error.message))
-            return
+            return False
         try:
             session = await self._ledger.move(
                 session,
@@ -118,6 +116,7 @@ class Scheduler:
             raise
         self._tries.pop(session.id, None)
         self._spawn(self._launch(session), f"launch-{session.id}")
+        return True
 
     async def _launch(self, session: Session) -> None:
         agent = await self._agent(session)

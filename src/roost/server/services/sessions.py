@@ -59,6 +59,8 @@ class Sessions:
 
     def __init__(self, store: Store, ledger: Ledger, scheduler: Scheduler, images: Images, bus: EventBus) -> None:
         self._store = store
+        self._groups: dict[tuple[str, str], str] = {}
+        """Ids of groups that were found, by domain and name; groups keep theirs"""
         self._ledger = ledger
         self._scheduler = scheduler
         self._images = images
@@ -149,9 +151,11 @@ class Sessions:
     async def _group_id(self, owner: Caller, wanted: Wanted) -> str:
         if wanted.domain != owner.domain and owner.role != "superadmin":
             raise InvalidParameters(f"not your domain: {wanted.domain!r}")
-        found = await self._store.read(lambda c: accounts.group_id(c, wanted.domain, wanted.group))
+        key = (wanted.domain, wanted.group)
+        found = self._groups.get(key) or await self._store.read(lambda c: accounts.group_id(c, *key))
         if found is None:
             raise InvalidParameters(f"there is no group {wanted.group!r} in domain {wanted.domain!r}")
+        self._groups[key] = found
         return found
 
     async def _enqueue(self, session: Session, wanted: Wanted) -> Created:

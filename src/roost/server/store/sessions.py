@@ -96,6 +96,13 @@ def matching(
     return []
 
 
+def live_named(connection: sa.Connection, access_key: str, name: str) -> Session | None:
+    """One owner's live session of exactly this name."""
+    own = (sessions.c.access_key == access_key, sessions.c.name == name, sessions.c.state.in_(LIVE_STATES))
+    row = connection.execute(sa.select(sessions).where(*own)).one_or_none()
+    return _from_row(row) if row is not None else None
+
+
 def of_owner(connection: sa.Connection, access_key: str, states: Sequence[SessionState]) -> list[Session]:
     """All of one owner's sessions in these states, newest first."""
     query = sa.select(sessions).where(sessions.c.access_key == access_key, sessions.c.state.in_(states))
