@@ -22,7 +22,7 @@ def load_peer(folder: Path) -> Any:
         os.environ[name] = str(folder / "jupyter")
     try:
         import ipykernel  # noqa: F401 - the kernel itself
-        from jupyter_client import KernelManager
+        from jupyter_client.manager import KernelManager
     except ImportError as error:
         raise PeerMissing(str(error)) from error
     return KernelManager

@@ -215,7 +215,7 @@ async def assert_it_is_alone(data_dir: Path, session_id: str) -> None:
     record = record_of(data_dir, session_id)
 
     def others() -> set[int]:
-        mine, found = {int(str(record["pid"]))}, the_host(data_dir)["processes"]
+        mine, found = {int(str(record["pid"]))}, processes(data_dir)
         while more := {pid for pid in found - mine if parent(pid) in mine}:
             mine |= more
         return found - mine
@@ -224,12 +224,12 @@ async def assert_it_is_alone(data_dir: Path, session_id: str) -> None:
     host = the_host(data_dir)
     assert sockets(host) == {record["socket"]}
     assert {path.name for path in (data_dir / "sandboxes").iterdir()} == {session_id}
-    assert all(str(name).endswith(session_id) for name in host["groups"])
+    assert all(str(name).endswith(session_id) for name in groups(host))
 
 
 async def assert_nothing_is_left(data_dir: Path) -> None:
     """Only keeper and server remain."""
-    await becomes_empty(lambda: the_host(data_dir)["processes"])
+    await becomes_empty(lambda: processes(data_dir))
     host = the_host(data_dir)
     assert (host["groups"], sockets(host)) == (set(), set())
     assert list((data_dir / "sandboxes").iterdir()) == []
@@ -256,3 +256,15 @@ def parent(pid: int) -> int:
         return int(Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()[1])
     except (FileNotFoundError, ProcessLookupError):
         return 0
+
+
+def processes(data_dir: Path) -> set[int]:
+    found = the_host(data_dir)["processes"]
+    assert isinstance(found, set)
+    return found
+
+
+def groups(host: dict[str, object]) -> set[str]:
+    found = host["groups"]
+    assert isinstance(found, set)
+    return found

@@ -105,7 +105,7 @@ async def test_what_cannot_be_had_is_refused_with_a_reason(
 
 async def test_what_every_client_sends_is_accepted(server: Caller) -> None:
     """The defaults of official clients from 20.09 to 23.09 (spec/client-sdk.md)."""
-    body = {
+    body: dict[str, Any] = {
         "tag": None,
         "clientSessionToken": "class-7",
         "config": {

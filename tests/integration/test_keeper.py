@@ -104,7 +104,7 @@ def a_sandbox(keeper: Keeper) -> Path:
 
 
 def a_spawn(folder: Path, script: str, **changes: Any) -> dict[str, Any]:
-    request = {
+    request: dict[str, Any] = {
         "op": "spawn",
         "argv": ["/bin/sh", "-c", script],
         "fds": [],

@@ -34,7 +34,7 @@ class Connection:
         self._decoder = Decoder()
         self._frames: list[Frame] = []
 
-    def send(self, kind: Kind, message: Any, run: int = 0) -> None:
+    def send(self, kind: int, message: Any, run: int = 0) -> None:
         self.socket.sendall(encode_json(kind, 0, run, message))
 
     def resume(self, after: int = 0, generation: int = 1) -> dict[str, Any]:
@@ -61,7 +61,7 @@ class Connection:
         return self._frames.pop(0)
 
     def until(self, done: Callable[[Frame], bool]) -> list[Frame]:
-        frames = []
+        frames: list[Frame] = []
         while not frames or not done(frames[-1]):
             frame = self.receive()
             assert frame is not None
@@ -114,7 +114,7 @@ def runner() -> Iterator[Runner]:
     shutil.rmtree(folder)
 
 
-def text(frames: list[Frame], kind: Kind = Kind.STDOUT) -> str:
+def text(frames: list[Frame], kind: int = Kind.STDOUT) -> str:
     return b"".join(frame.payload for frame in frames if frame.kind == kind).decode()
 
 

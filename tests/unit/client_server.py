@@ -218,7 +218,7 @@ class ClientServer:
         self.session_of(request)
         writer = MultipartWriter("mixed")
         for name in (await request.json())["files"]:
-            writer.append(self.archive(name), {"Content-Type": "application/octet-stream"})  # type: ignore[arg-type]
+            writer.append(self.archive(name), {"Content-Type": "application/octet-stream"})
         return web.Response(body=writer)
 
     async def _start(self, request: web.Request) -> web.Response:

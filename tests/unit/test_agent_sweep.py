@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from roost.agent import sweep
 from roost.agent.sweep import remove_tree
 
 
@@ -17,7 +16,7 @@ def test_a_file_that_is_renamed_between_list_and_removal_is_removed(
     (folder / "exit.json").touch()
     list_now = os.listdir
     stale = [["exit.json.keeper"]]
-    monkeypatch.setattr(sweep.os, "listdir", lambda top: stale.pop() if stale else list_now(top))
+    monkeypatch.setattr(os, "listdir", lambda top: stale.pop() if stale else list_now(top))
 
     remove_tree(folder)
 
@@ -30,7 +29,7 @@ def test_a_file_that_comes_after_the_last_look_is_removed(tmp_path: Path, monkey
     (folder / "exit.json").touch()
     list_now = os.listdir
     stale: list[list[str]] = [[]]
-    monkeypatch.setattr(sweep.os, "listdir", lambda top: stale.pop() if stale else list_now(top))
+    monkeypatch.setattr(os, "listdir", lambda top: stale.pop() if stale else list_now(top))
 
     remove_tree(folder)
 

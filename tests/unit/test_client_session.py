@@ -6,6 +6,7 @@ import tarfile
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -62,6 +63,7 @@ async def test_the_same_functions_are_awaited_in_an_async_session(config: APICon
     async with AsyncSession(config=config) as api:
         compute = await api.ComputeSession.get_or_create("python", name="class-8")
         assert (await compute.execute("r9", "x"))["runId"] == "r9"
+        assert compute.id is not None
         by_id = api.ComputeSession.from_session_id(compute.id)
         assert (await by_id.get_info())["name"] == "class-8"
         await by_id.destroy()
@@ -148,7 +150,7 @@ def test_a_wrong_key_is_an_api_error(server: ClientServer) -> None:
 
 
 def test_the_next_endpoint_is_tried_and_then_the_client_gives_up(server: ClientServer) -> None:
-    keys = {"access_key": ACCESS_KEY, "secret_key": SECRET_KEY}
+    keys: dict[str, Any] = {"access_key": ACCESS_KEY, "secret_key": SECRET_KEY}
     with Session(config=APIConfig(endpoint=f"http://127.0.0.1:1,{server.endpoint}", **keys)) as api:
         assert api.ComputeSession.hello()["manager"] == "test"
     with Session(config=APIConfig(endpoint="http://127.0.0.1:1", **keys)) as api, pytest.raises(BackendClientError):
@@ -189,7 +191,7 @@ def test_negotiation_is_looked_up_when_a_session_opens(config: APIConfig, monkey
 def test_an_announcement_is_handed_over(server: ClientServer) -> None:
     heard: list[str] = []
     server.announcement = {"enabled": True, "message": "closed on Sunday"}
-    keys = {"access_key": ACCESS_KEY, "secret_key": SECRET_KEY}
+    keys: dict[str, Any] = {"access_key": ACCESS_KEY, "secret_key": SECRET_KEY}
     with Session(config=APIConfig(endpoint=server.endpoint, announcement_handler=heard.append, **keys)):
         pass
     assert heard == ["closed on Sunday"]
@@ -210,14 +212,15 @@ class Counter(BaseFunction):
 
 
 def test_generators_and_even_exits_reach_a_blocking_caller(config: APIConfig) -> None:
+    counter: Any = Counter
     with Session(config=config):
-        assert list(Counter.up_to(3)) == [0, 1, 2]
-        for number in Counter.up_to(1000):
+        assert list(counter.up_to(3)) == [0, 1, 2]
+        for number in counter.up_to(1000):
             if number == 2:
                 break
         with pytest.raises(SystemExit):
-            Counter().leave()
-        assert list(Counter.up_to(1)) == [0]
+            counter().leave()
+        assert list(counter.up_to(1)) == [0]
 
 
 def archive_of(*entries: tuple[str, bytes, str]) -> bytes:

@@ -102,6 +102,9 @@ class _Connected(BaseSession):
 class Session(_Connected):
     """A connection for code that waits: API functions return their results."""
 
+    ComputeSession: Any
+    """The class of the same name; its functions give results here where they are coroutines by their types."""
+
     def __init__(self, *, config: APIConfig | None = None, proxy_mode: bool = False) -> None:
         super().__init__(config=config, proxy_mode=proxy_mode)
         self._worker = Worker()
