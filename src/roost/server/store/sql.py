@@ -115,7 +115,7 @@ def _engine(path: Path) -> sa.Engine:
 class DatabaseTooNew(RoostError):
     """The database was written by a newer version of roost."""
 
-    code = "server-misconfigured"
+    code = "database-too-new"
     hint = "install that version again, or use another data folder"
 
 
