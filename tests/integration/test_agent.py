@@ -373,6 +373,31 @@ async def test_a_sandbox_that_dies_may_be_destroyed_as_soon_as_its_run_has_ended
     assert list(agent._sandboxes.iterdir()) == []
 
 
+async def test_who_comes_back_knows_how_a_sandbox_ended_meanwhile(data_dir: Path) -> None:
+    first = LocalAgent(data_dir)
+    await first.open()
+    spec = a_spec()
+    await first.launch(spec)
+    await first.start(spec.session_id, RunSpec(run_id="long", code="import time; time.sleep(600)"))
+    folder = first._sandboxes / spec.session_id
+    init_pid = first._load(spec.session_id).init_pid
+    await first.aclose()
+    os.kill(init_pid, signal.SIGKILL)
+    async with asyncio.timeout(30):
+        while not (folder / "exit.json").exists():
+            await asyncio.sleep(0.01)
+
+    second = LocalAgent(data_dir)
+    await second.open()
+    [lost] = await second.lost()
+    events = await events_of(second, spec.session_id, "long")
+    await end(second)
+
+    assert (lost.session_id, lost.reason.code, lost.exit_code) == (spec.session_id, "self-terminated", 137)
+    assert "status 137" in lost.reason.sentence
+    assert events[-1].data["reason"]["sentence"] == lost.reason.sentence
+
+
 async def test_destroy_leaves_nothing_but_the_log(agent: LocalAgent, data_dir: Path) -> None:
     spec = a_spec()
     await agent.launch(spec)

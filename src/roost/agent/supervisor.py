@@ -345,9 +345,13 @@ class LocalAgent(Agent):
         except (OSError, msgspec.DecodeError, AgentError) as error:
             log.warning("sandbox.not_recovered", session_id=session_id, error=str(error))
             code = "node-lost"
-        reason = Reason(code=code, sentence="the sandbox was gone when the agent came back")
+        told = _read_exit(folder)
+        sentence = "the sandbox was gone when the agent came back"
+        if told is not None:
+            sentence = f"{_how_it_ended(told)} while no agent was there"
+        reason = Reason(code=code, sentence=sentence)
         await self._end(session_id, reason)
-        self._lost.append(SandboxEnded(session_id=session_id, reason=reason))
+        self._lost.append(_ended(session_id, reason, told))
 
     def _sweep_sockets(self) -> None:
         """A launch that was killed before its record was written has left a socket that no record names."""
@@ -364,15 +368,7 @@ class LocalAgent(Agent):
             if self._live.get(session_id) is not sandbox:
                 return
             await self._end(session_id, reason)
-        message = message or {}
-        await self._ended.put(
-            SandboxEnded(
-                session_id=session_id,
-                reason=reason,
-                exit_code=message.get("exit_code"),
-                signal=message.get("signal"),
-            )
-        )
+        await self._ended.put(_ended(session_id, reason, message))
 
     async def _end(self, session_id: str, reason: Reason | None = None) -> None:
         """Leave nothing of a sandbox but its log."""
@@ -399,8 +395,7 @@ class LocalAgent(Agent):
         """The keeper says that a child of its ended."""
         session_id = Path(str(message.get("dir", ""))).name
         if (sandbox := self._live.get(session_id)) is not None:
-            how = f"signal {message['signal']}" if message.get("signal") else f"status {message.get('exit_code')}"
-            reason = Reason(code="self-terminated", sentence=f"the sandbox's first process ended with {how}")
+            reason = Reason(code="self-terminated", sentence=_how_it_ended(message))
             self._spawn(self._lose(session_id, sandbox, reason, message))
 
     def _on_breach(self, session_id: str, error: str) -> None:
@@ -557,6 +552,27 @@ def _check_owner(folder: Path) -> None:
     for path in (folder, folder.parent):
         if path.stat().st_uid != os.getuid():
             raise AgentError(f"{path} belongs to another user", hint="set XDG_RUNTIME_DIR to a folder of your own")
+
+
+def _read_exit(folder: Path) -> dict[str, Any] | None:
+    """What the keeper wrote down of a sandbox's end; None where it wrote nothing."""
+    try:
+        told = msgspec.json.decode((folder / "exit.json").read_bytes())
+    except (OSError, msgspec.DecodeError):
+        return None
+    return told if isinstance(told, dict) else None
+
+
+def _how_it_ended(message: dict[str, Any]) -> str:
+    how = f"signal {message['signal']}" if message.get("signal") else f"status {message.get('exit_code')}"
+    return f"the sandbox's first process ended with {how}"
+
+
+def _ended(session_id: str, reason: Reason, message: dict[str, Any] | None) -> SandboxEnded:
+    told = message or {}
+    return SandboxEnded(
+        session_id=session_id, reason=reason, exit_code=told.get("exit_code"), signal=told.get("signal")
+    )
 
 
 def _settle(future: asyncio.Future[None]) -> None:
