@@ -150,6 +150,40 @@ def test_the_server_is_started_shown_and_stopped_and_sessions_outlive_it(bare: P
     assert (again.returncode, again.stdout) == (0, "5\n")
 
 
+def test_a_server_in_the_foreground_ends_by_a_signal_and_refuses_a_second(bare: Path) -> None:
+    program = [str(ROOST), "serve", "--listen", "127.0.0.1:0"]
+    with subprocess.Popen(program, stderr=subprocess.PIPE, text=True) as server:
+        assert server.stderr is not None
+        assert "server.started" in server.stderr.readline()
+        second = command("serve", "--listen", "127.0.0.1:0")
+        told = command("status")
+        server.terminate()
+        rest = server.stderr.read()
+
+    assert (server.returncode, second.returncode, told.returncode) == (0, 1, 0), rest
+    assert "another server runs" in second.stderr
+    assert "hint: " in second.stderr
+    assert command("status").returncode == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--listen", "0.0.0.0:0"], "refusing to serve plain HTTP"),
+        (["--listen", "nowhere"], "not an address"),
+        (["--listen", "192.0.2.1:1", "--insecure-http"], "cannot listen"),
+        (["--engine", "none"], "no engine"),
+        (["--config", "/nowhere.toml"], "no file"),
+    ],
+)
+def test_a_server_that_cannot_serve_says_why(bare: Path, options: list[str], says: str) -> None:
+    done = command("serve", *options)
+
+    assert done.returncode == 1
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_secrets_are_for_their_owner_alone(bare: Path) -> None:
     command("up")
 

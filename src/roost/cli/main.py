@@ -4,7 +4,7 @@ import click
 
 from roost.cli.output import Group
 from roost.cli.run import run
-from roost.cli.server import doctor, down, status, up
+from roost.cli.server import doctor, down, serve, status, up
 from roost.cli.sessions import ps, rm, why
 from roost.client import __version__
 
@@ -15,5 +15,5 @@ def main() -> None:
     """Run code in isolated, long-lived sessions."""
 
 
-for command in (run, up, down, status, doctor, ps, why, rm):
+for command in (run, up, down, status, serve, doctor, ps, why, rm):
     main.add_command(command)

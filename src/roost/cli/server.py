@@ -1,6 +1,7 @@
 """`roost up`, `down`, `status`, `doctor`: the server of this machine."""
 
 import importlib.util
+import os
 import subprocess
 import sys
 
@@ -44,11 +45,23 @@ def status(ctx: click.Context) -> None:
     click.echo(f"running on {server.endpoint} (pid {server.pid}, data in {default_data_dir()})")
 
 
+@click.command(context_settings={"ignore_unknown_options": True, "help_option_names": []})
+@click.argument("options", nargs=-1, type=click.UNPROCESSED)
+def serve(options: tuple[str, ...]) -> None:
+    """Serve in the foreground until SIGTERM or SIGINT; `--help` lists the options."""
+    _require_server()
+    os.execv(sys.executable, [sys.executable, "-m", "roost.server", *options])  # noqa: S606 - ours, without a shell
+
+
 @click.command(context_settings={"ignore_unknown_options": True})
 @click.argument("options", nargs=-1, type=click.UNPROCESSED)
 @click.pass_context
 def doctor(ctx: click.Context, options: tuple[str, ...]) -> None:
     """Tell which isolation this host can give, and what would mend the rest."""
-    if importlib.util.find_spec("psutil") is None:
-        raise ServerNotStarted("the node's part of roost is not installed here", hint="pip install 'roost[server]'")
+    _require_server()
     ctx.exit(subprocess.run([sys.executable, "-m", "roost.agent", "doctor", *options], check=False).returncode)
+
+
+def _require_server() -> None:
+    if importlib.util.find_spec("psutil") is None:
+        raise ServerNotStarted("the server's part of roost is not installed here", hint="pip install 'roost[server]'")

@@ -70,4 +70,4 @@ def _address(text: str) -> tuple[str, int]:
 
 
 if __name__ == "__main__":
-    main()
+    main(prog_name="roost serve")
