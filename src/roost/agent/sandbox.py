@@ -59,7 +59,10 @@ class SessionRuns:
     Making one reads the whole log, so that is done in a thread.
     """
 
-    def __init__(self, folder: Path, writer: LogWriter) -> None:
+    def __init__(
+        self, folder: Path, writer: LogWriter, on_ended: Callable[[RunSummary], None] = lambda run: None
+    ) -> None:
+        self._on_ended = on_ended
         self._journal = Journal(folder, writer)
         self._runs: list[Run] = [Run(0, Acceptance(run_id="", code="", mode="", echo=False, at=0.0), RunState.RUNNING)]
         self._by_id: dict[str, Run] = {"": self._runs[0]}
@@ -159,6 +162,8 @@ class SessionRuns:
             for run, kind, data, _, frame in events:
                 apply(run, kind, data, now)
                 self.last_frame = max(self.last_frame, frame)
+                if kind is Kind.END:
+                    self._on_ended(run.summary())
         await self.wake()
         return bool(events)
 

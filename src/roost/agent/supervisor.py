@@ -95,6 +95,7 @@ class LocalAgent(Agent):
         self._live: dict[str, LiveSandbox] = {}
         self._launching: dict[str, asyncio.Lock] = {}
         self._ended: asyncio.Queue[SandboxEnded] = asyncio.Queue()
+        self._finished: asyncio.Queue[tuple[str, RunSummary]] = asyncio.Queue()
         self._lost: list[SandboxEnded] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._watched: dict[str, int] = {}
@@ -311,6 +312,13 @@ class LocalAgent(Agent):
     async def runs(self, session_id: str) -> list[RunSummary]:
         return [run.summary() for run in (await self._session_runs(session_id)).all()]
 
+    async def finished(self) -> AsyncIterator[tuple[str, RunSummary]]:
+        while True:
+            yield await self._finished.get()
+
+    def _note_finished(self, session_id: str, run: RunSummary) -> None:
+        self._finished.put_nowait((session_id, run))
+
     async def cursor(self, session_id: str, run_id: str) -> int:
         return (await self._session_runs(session_id)).run(run_id).cursor
 
@@ -515,7 +523,8 @@ class LocalAgent(Agent):
 
     async def _open_runs(self, session_id: str, lost: Reason | None) -> None:
         assert self._writer is not None
-        runs = await asyncio.to_thread(SessionRuns, self._logs / session_id, self._writer)
+        on_ended = functools.partial(self._note_finished, session_id)
+        runs = await asyncio.to_thread(SessionRuns, self._logs / session_id, self._writer, on_ended)
         if lost is not None:
             await self._lose_runs(session_id, runs, lost)
         self._runs[session_id] = runs

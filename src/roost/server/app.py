@@ -26,6 +26,7 @@ from roost.server.services.accounts import Credentials, ensure_admin
 from roost.server.services.files import Files
 from roost.server.services.images import Images
 from roost.server.services.platform import Platform
+from roost.server.services.recorder import RunRecorder
 from roost.server.services.runs import Runs
 from roost.server.services.sessions import Sessions
 from roost.server.settings import Settings
@@ -75,6 +76,9 @@ async def serving(settings: Settings) -> AsyncIterator[str]:
         ledger = Ledger(store, bus)
         images = Images(engine)
         await images.open()
+        recorder = RunRecorder(store, engine, ledger)
+        await recorder.open()
+        opened.push_async_callback(recorder.aclose)
         scheduler = Scheduler(ledger, engine, bus)
         await scheduler.open()
         opened.push_async_callback(scheduler.aclose)
@@ -84,7 +88,7 @@ async def serving(settings: Settings) -> AsyncIterator[str]:
             keys=keys,
             images=images,
             sessions=Sessions(store, ledger, scheduler, images, bus),
-            runs=Runs(engine),
+            runs=Runs(store, engine),
             files=Files(engine),
         )
         endpoint = await opened.enter_async_context(_listening(make_web_app(platform), settings.host, settings.port))

@@ -39,6 +39,8 @@ class FakeAgent(Agent):
         self.running: dict[str, SandboxInfo] = {}
         self.found_lost: list[SandboxEnded] = []
         """What `lost` answers."""
+        self.finished_runs: asyncio.Queue[tuple[str, RunSummary]] = asyncio.Queue()
+        """What `finished` tells."""
         self._ended: asyncio.Queue[SandboxEnded] = asyncio.Queue()
 
     def die(self, session_id: str, reason: Reason) -> None:
@@ -103,6 +105,10 @@ class FakeAgent(Agent):
 
     async def runs(self, session_id: str) -> list[RunSummary]:
         return []
+
+    async def finished(self) -> AsyncIterator[tuple[str, RunSummary]]:
+        while True:
+            yield await self.finished_runs.get()
 
     async def cursor(self, session_id: str, run_id: str) -> int:
         raise self._no_runs(session_id)

@@ -185,6 +185,10 @@ class Agent(ABC):
         """Every run of a session, oldest first, run 0 left out."""
 
     @abstractmethod
+    def finished(self) -> AsyncIterator[tuple[str, RunSummary]]:
+        """Runs as they end, each once, with the id of their session. Those that ended before are in `runs`."""
+
+    @abstractmethod
     async def cursor(self, session_id: str, run_id: str) -> int:
         """The last seq that the compatible poll delivered of this run; 0 at first. Survives a crash."""
 

@@ -9,8 +9,10 @@ import msgspec
 from roost.engines.base import Engine
 from roost.server.domain.console import console_of, exit_code_of
 from roost.server.domain.sessions import Session
+from roost.server.store import runs as rows
+from roost.server.store.base import Store
 from roost.wire.agent import Agent
-from roost.wire.errors import InvalidParameters, RunNotFound, SessionNotRunning
+from roost.wire.errors import InvalidParameters, RunNotFound, SessionNotFound, SessionNotRunning
 from roost.wire.ids import RUN_ID, new_run_id
 from roost.wire.runs import SESSION_RUN, Event, EventKind, InterruptOutcome, Page, RunEnd, RunSpec, RunState, RunSummary
 from roost.wire.sessions import SessionState
@@ -40,7 +42,8 @@ class Polled(msgspec.Struct, frozen=True, kw_only=True):
 class Runs:
     """What can be done with the runs of a session."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, store: Store, engine: Engine) -> None:
+        self._store = store
         self._engine = engine
         self._polls: dict[tuple[str, str], asyncio.Timeout] = {}
         """The poll that waits on a run now; a newer one takes over and lets its time run out."""
@@ -76,7 +79,10 @@ class Runs:
         """The session's runs, oldest first."""
         if session.node_id is None:
             return []
-        return await (await self._agent(session)).runs(session.id)
+        try:
+            return await (await self._agent(session)).runs(session.id)
+        except SessionNotFound:  # its log is gone; what is left is what was written down
+            return await self._store.read(lambda c: rows.of_session(c, session.id))
 
     async def get(self, session: Session, run_id: str) -> RunSummary:
         """One run's summary.

@@ -2,7 +2,7 @@
 
 import sqlalchemy as sa
 
-REVISION = "0001"
+REVISION = "0002"
 """The newest migration."""
 
 metadata = sa.MetaData()
@@ -56,6 +56,20 @@ sessions = sa.Table(
         "one_live_name", "access_key", "name", unique=True, sqlite_where=sa.text(LIVE), postgresql_where=sa.text(LIVE)
     ),
     sa.Index("sessions_by_owner", "access_key", "created_at"),
+)
+runs = sa.Table(
+    "runs",
+    metadata,
+    sa.Column("session_id", sa.ForeignKey("sessions.id"), primary_key=True),
+    sa.Column("run_id", sa.String(64), primary_key=True),
+    sa.Column("status", sa.String(16), nullable=False),
+    sa.Column("exit_code", sa.Integer, nullable=False),
+    sa.Column("reason", sa.JSON(none_as_null=True)),
+    sa.Column("cost", sa.JSON, nullable=False),
+    sa.Column("last_seq", sa.Integer, nullable=False),
+    sa.Column("accepted_at", sa.Float, nullable=False),
+    sa.Column("started_at", sa.Float),
+    sa.Column("ended_at", sa.Float, nullable=False),
 )
 session_events = sa.Table(
     "session_events",
