@@ -105,7 +105,7 @@ async def test_a_database_is_copied_before_it_is_migrated(tmp_path: Path, monkey
 
 async def test_a_database_of_a_newer_version_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     await fill(tmp_path / "roost.db")
-    written_by = sql.REVISION
+    written_by = REVISION
     monkeypatch.setattr(sql, "REVISION", "0000")
 
     with pytest.raises(sql.DatabaseTooNew, match=written_by):
