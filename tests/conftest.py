@@ -49,7 +49,8 @@ def _end_everything_of(data_dir: Path) -> None:
     pids = []
     for path in data_dir.glob("sandboxes/*/sandbox.json"):
         record = json.loads(path.read_text())
-        pids += [record["init_pid"] or record["pid"]]
+        if pid := record["init_pid"] or record["pid"]:  # 0 would be this process and its group
+            pids.append(pid)
     with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as keeper:
         keeper.settimeout(5)
         keeper.connect(str(run_dir(data_dir) / "keeper.sock"))

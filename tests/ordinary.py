@@ -5,17 +5,19 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from tests.mounts import bind, leave_the_hosts_mounts
+
 SOURCE = Path(__file__).parents[1]
-UID = "65533"
+UID = 65533
 
 
 class OrdinaryUser:
     """Somebody who is not root: an unused uid where the tests run as root, else whoever runs them."""
 
-    def __init__(self, source: Path, become: list[str], home: Path) -> None:
+    def __init__(self, source: Path, become: Callable[[], None] | None, home: Path) -> None:
         self._source = source
         self._become = become
         self._home = home
@@ -33,7 +35,8 @@ class OrdinaryUser:
         if python.is_relative_to(SOURCE):
             python = self._source / python.relative_to(SOURCE)
         return subprocess.run(
-            [*self._become, str(python), *arguments],
+            [str(python), *arguments],
+            preexec_fn=self._become,
             capture_output=True,
             text=True,
             env=environ,
@@ -56,20 +59,25 @@ def ordinary_user() -> Iterator[OrdinaryUser]:
         home.mkdir()
         (home / "run").mkdir(mode=0o700)
         if os.getuid() != 0:
-            yield OrdinaryUser(SOURCE, [], home)
+            yield OrdinaryUser(SOURCE, None, home)
             return
         source = Path(folder) / "source"
         source.mkdir()
         for path in (Path(folder), source):
             path.chmod(0o755)
         for path in (home, home / "run"):
-            os.chown(path, int(UID), int(UID))
+            os.chown(path, UID, UID)
         yield OrdinaryUser(source, _become(source), home)
 
 
-def _become(source: Path) -> list[str]:
-    """A bind mount in a mount namespace of its own shows the tree also where folders above it are closed."""
-    setpriv = ["setpriv", "--reuid", UID, "--regid", UID, "--clear-groups"]
-    mount_and_go_on = 'mount --bind "$0" "$1" && shift && exec "$@"'
-    private = ["unshare", "--mount", "--propagation", "private"]
-    return [*private, "sh", "-c", mount_and_go_on, str(SOURCE), str(source), *setpriv]
+def _become(source: Path) -> Callable[[], None]:
+    """Runs in the child before the program: a mount of its own shows it the tree, also below folders closed to it."""
+
+    def become() -> None:
+        leave_the_hosts_mounts()
+        bind(SOURCE, source)
+        os.setgroups([])
+        os.setresgid(UID, UID, UID)
+        os.setresuid(UID, UID, UID)
+
+    return become

@@ -76,12 +76,18 @@ def _files_of(data_dir: Path) -> list[str]:
 
 
 def _belongs_to_a_sandbox(pid: int, data_dir: Path) -> bool:
+    """By its uid, by its arguments, or as a child of the keeper, which has no others; zombies have no arguments."""
     try:
-        owner = int(Path(f"/proc/{pid}/status").read_text().partition("\nUid:\t")[2].split()[0])
+        status = dict(
+            line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines() if ":\t" in line
+        )
         command = Path(f"/proc/{pid}/cmdline").read_bytes()
+        parent = Path(f"/proc/{status['PPid'].strip()}/cmdline").read_bytes()
     except (FileNotFoundError, ProcessLookupError):
         return False
-    return owner in session_uids(data_dir) or str(data_dir / "sandboxes").encode() in command
+    is_kept = str(data_dir / "keeper.log").encode() in parent
+    owner = int(status["Uid"].split()[0])
+    return is_kept or owner in session_uids(data_dir) or str(data_dir / "sandboxes").encode() in command
 
 
 async def test_ten_hostile_sessions_leave_nothing(agent: LocalAgent, data_dir: Path) -> None:

@@ -55,8 +55,11 @@ def found_by(user: str, probe: Probe) -> Found:
 @functools.cache
 def _investigate(user: str) -> Investigation:
     with ordinary_user() as ordinary:
-        who = ordinary if user == ORDINARY else OrdinaryUser(SOURCE, [], Path.home())
-        tried = who.run("-c", "pass", timeout_s=60)
+        who = ordinary if user == ORDINARY else OrdinaryUser(SOURCE, None, Path.home())
+        try:
+            tried = who.run("-c", "pass", timeout_s=60)
+        except (OSError, subprocess.SubprocessError) as error:
+            return Investigation({}, impossible=str(error))
         if tried.returncode != 0:
             return Investigation({}, impossible=tried.stderr.strip())
         try:

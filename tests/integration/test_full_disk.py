@@ -3,7 +3,6 @@
 import asyncio
 import errno
 import os
-import subprocess
 from collections.abc import AsyncIterator, Callable, Iterator, MutableMapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from roost.wire.errors import AgentError
 from roost.wire.runs import EventKind, RunSpec, RunStatus
 from tests.agents import end, end_of, events_of, output, run
 from tests.integration.test_agent import a_spec
+from tests.mounts import mount_tmpfs, unmount
 
 pytestmark = pytest.mark.skipif(
     not BubblewrapRuntime().probe().available, reason="bubblewrap or user namespaces are missing"
@@ -35,13 +35,12 @@ with open('full', 'wb', buffering=0) as file:
 @pytest.fixture
 def small_disk(data_dir: Path) -> Iterator[Path]:
     """A data folder on a disk of 24 MiB."""
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=24m,mode=711", "roost-test", str(data_dir)], check=False
-    )
-    if mounted.returncode:
+    try:
+        mount_tmpfs(data_dir, "24m")
+    except PermissionError:
         pytest.skip("only root may mount a small disk")
     yield data_dir
-    subprocess.run(["umount", "--lazy", str(data_dir)], check=True)
+    unmount(data_dir)
 
 
 @pytest.fixture

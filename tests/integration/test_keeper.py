@@ -83,7 +83,7 @@ class Keeper:
 @pytest.fixture
 def keeper() -> Iterator[Keeper]:
     folder = Path(tempfile.mkdtemp(prefix="roost-test-", dir="/tmp"))
-    subprocess.run([sys.executable, "-I", str(PROGRAM), str(folder), str(folder / "log")], check=True, timeout=20)
+    start_in(folder)
     keeper = Keeper(folder)
     pid = keeper.connect().ask({"op": "hello"})["pid"]
     yield keeper
@@ -94,6 +94,10 @@ def keeper() -> Iterator[Keeper]:
     for connection in keeper.connections:
         connection.socket.close()
     shutil.rmtree(folder)
+
+
+def start_in(folder: Path) -> None:
+    subprocess.run([sys.executable, "-I", str(PROGRAM), str(folder), str(folder / "log")], check=True, timeout=20)
 
 
 def a_sandbox(keeper: Keeper) -> Path:
@@ -190,6 +194,25 @@ def test_a_retired_keeper_starts_nothing_and_ends_with_its_last_child(keeper: Ke
     assert event is not None
     assert event["event"] == "exited"
     assert not (keeper.folder / "keeper.sock").exists()
+
+
+def test_the_next_keeper_starts_while_a_retired_ones_child_lives(keeper: Keeper) -> None:
+    old = keeper.connect()
+    child = old.ask(a_spawn(a_sandbox(keeper), "exec sleep 600"))["pid"]
+    old.ask({"op": "retire"})
+
+    start_in(keeper.folder)
+    new = keeper.connect()
+    first = new.ask({"op": "hello"})
+    os.kill(child, signal.SIGKILL)
+    told = old.receive()
+    gone = old.receive()
+
+    assert first["children"] == []
+    assert told is not None
+    assert (told["event"], told["pid"], gone) == ("exited", child, None)
+    assert new.ask({"op": "hello"})["pid"] == first["pid"]
+    os.kill(first["pid"], signal.SIGKILL)
 
 
 @pytest.mark.parametrize(

@@ -386,10 +386,10 @@ class LocalAgent(Agent):
         group = self._group(session_id)
         with contextlib.suppress(FileNotFoundError, msgspec.DecodeError):
             record = self._load(session_id)
-            await kill_all(record.pids(), group)
+            await kill_all(record.pids(), group, folder)
             (self._run_dir / record.socket).unlink(missing_ok=True)
         if group is not None:
-            await kill_all({}, group)
+            await kill_all({}, group, folder)
             await remove_group(group)
         if sandbox is not None:
             await sandbox.aclose()

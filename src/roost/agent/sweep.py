@@ -7,6 +7,7 @@ import os
 import select
 import signal
 import stat
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from roost.wire.errors import AgentError
 
 KILL_TIMEOUT_S = 10.0
 REAPING_S = 0.002
+HOLD_S = 0.2
+"""How long a process that is to be killed may take to stop first."""
 
 
 def boot_id() -> str:
@@ -44,14 +47,18 @@ def _stat(pid: int) -> list[str]:
         return []
 
 
-async def kill_all(pids: dict[int, int], group: SandboxGroup | None) -> None:
+async def kill_all(pids: dict[int, int], group: SandboxGroup | None, folder: Path) -> None:
     """Kill the processes that stand for a sandbox (pid → start time), and everything below them or in its group.
+
+    Args:
+        folder: the sandbox's; without a group, bubblewraps that were told of it belong to it too. One that dies early,
+            as when nobody reads what it reports, leaves a child behind that waits for it for ever.
 
     Raises:
         AgentError: something lives on after ten seconds.
     """
     async with _patience(f"processes of the sandbox {sorted(pids)} do not end"):
-        while living := _living(pids, group):
+        while living := await asyncio.to_thread(_living, pids, group, folder):
             watched = [descriptor for pid in living if (descriptor := _kill(pid)) is not None]
             try:
                 await asyncio.to_thread(_wait_any, watched)
@@ -87,15 +94,48 @@ async def _patience(sentence: str) -> AsyncIterator[None]:
         raise AgentError(sentence, hint="look for processes in uninterruptible sleep with `ps -eo pid,stat`") from None
 
 
-def _living(pids: dict[int, int], group: SandboxGroup | None) -> set[int]:
+def _living(pids: dict[int, int], group: SandboxGroup | None, folder: Path) -> set[int]:
     living = {pid for pid, started in pids.items() if is_alive(pid, started)}
     if group is not None:  # which nothing in a sandbox can leave
         living.update(group.pids())
     else:
-        for pid in list(living):
-            with contextlib.suppress(psutil.NoSuchProcess):
-                living.update(child.pid for child in psutil.Process(pid).children(recursive=True))
+        living = _hold_family(living | _bubblewraps(folder))
     return {pid for pid in living if (fields := _stat(pid)) and fields[0] not in ("Z", "X")}
+
+
+def _hold_family(pids: set[int]) -> set[int]:
+    """These processes and all below them; each is stopped before its children are looked for, and makes no more."""
+    family: set[int] = set()
+    waiting = list(pids)
+    while waiting:
+        pid = waiting.pop()
+        if pid not in family:
+            family.add(pid)
+            _hold(pid)
+            with contextlib.suppress(psutil.NoSuchProcess):
+                waiting += [child.pid for child in psutil.Process(pid).children()]
+    return family
+
+
+def _bubblewraps(folder: Path) -> set[int]:
+    """Bubblewraps that have not become what they were to start yet, by the folder in their arguments."""
+    told = f"{folder}/".encode()
+    found = set()
+    for process in psutil.process_iter():
+        with contextlib.suppress(OSError):
+            program, _, arguments = Path(f"/proc/{process.pid}/cmdline").read_bytes().partition(b"\0")
+            if program.endswith(b"bwrap") and told in arguments:
+                found.add(process.pid)
+    return found
+
+
+def _hold(pid: int) -> None:
+    """Stop a process, and wait until it has stopped; not for long, since one in the midst of a system call may not."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGSTOP)
+    deadline = time.monotonic() + HOLD_S
+    while (fields := _stat(pid)) and fields[0] not in "TtZX" and time.monotonic() < deadline:
+        time.sleep(REAPING_S)
 
 
 def _kill(pid: int) -> int | None:

@@ -27,8 +27,10 @@ SPAWN_FAILED = 127
 class Keeper:
     """One thread, one selector: connections of agents, and the deaths of children."""
 
-    def __init__(self, listener: socket.socket) -> None:
+    def __init__(self, listener: socket.socket, path: str, lock: int) -> None:
         self._listener = listener
+        self._path = path
+        self._lock = lock
         self._selector = selectors.DefaultSelector()
         self._connections = []  # type: List[_Connection]
         self._children = {}  # type: Dict[int, str]
@@ -115,14 +117,22 @@ class Keeper:
             elif request["op"] == "spawn":
                 answer.update(self._spawn(request, descriptors))
             elif request["op"] == "retire":
-                if not self._retired:
-                    self._selector.unregister(self._listener)
-                self._retired = True
+                self._retire()
             else:
                 answer["error"] = "unknown op {!r}".format(request["op"])
         except Exception as error:
             answer["error"] = f"{type(error).__name__}: {error}"
         return answer
+
+    def _retire(self) -> None:
+        """Make room for the next keeper, which may start while our last children live."""
+        if self._retired:
+            return
+        self._retired = True
+        self._selector.unregister(self._listener)
+        self._listener.close()
+        os.unlink(self._path)
+        fcntl.flock(self._lock, fcntl.LOCK_UN)
 
     def _spawn(self, request: Dict[str, Any], descriptors: List[int]) -> Dict[str, Any]:
         if self._retired:
@@ -351,8 +361,7 @@ def start(run_dir: str, log_file: str) -> int:
     system.become_subreaper()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGPIPE):
         signal.signal(number, signal.SIG_IGN)
-    Keeper(listener).serve()
-    os.unlink(path)
+    Keeper(listener, path, lock).serve()
     sys.exit(0)
 
 
