@@ -13,7 +13,9 @@ ROOT = Path(__file__).parents[2]
 
 def test_every_route_is_on_the_page_of_the_protocol() -> None:
     page = (ROOT / "docs/protocol/http.md").read_text()
-    written = {(method, path.rstrip("/")) for method, path in re.findall(r"`(GET|POST|PUT|DELETE) (/[^\s`?]*)", page)}
+    written = {
+        (method, path.rstrip("/")) for method, path in re.findall(r"`(GET|POST|PUT|PATCH|DELETE) (/[^\s`?]*)", page)
+    }
     also = re.findall(r"\(or `(POST)`\)", page)
     written |= {("POST", "/session/_/create")} if "`POST /session/_/create`" in page else set()
 

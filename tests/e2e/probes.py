@@ -515,7 +515,7 @@ class WeakAgent(LocalAgent):
     own_uid = True
     checks_peer = True
 
-    def _free_uid(self) -> int | None:  # type: ignore[override]
+    def _free_uid(self) -> int | None:
         return super()._free_uid() if self.own_uid else None
 
     async def _connect(self, record: SandboxFile, group: SandboxGroup | None) -> None:

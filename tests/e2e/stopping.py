@@ -115,6 +115,11 @@ class _StoppingAgent:
         stop("adopted")
         return info
 
+    async def restart(self, session_id: str) -> SandboxInfo:
+        info = await self._agent.restart(session_id)
+        stop("restarted")
+        return info
+
     async def destroy(self, session_id: str) -> SandboxStats:
         stop("terminating")
         stats = await self._agent.destroy(session_id)

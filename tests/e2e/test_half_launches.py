@@ -177,6 +177,37 @@ async def test_an_end_that_was_killed_while_it_swept_is_completed(data_dir: Path
     await assert_nothing_is_left(data_dir)
 
 
+@pytest.mark.parametrize("point", ["prepared", "recorded", "spawned", "listening", "restarted"])
+async def test_a_restart_that_was_killed_is_completed_and_keeps_the_files(
+    data_dir: Path, tmp_path: Path, point: str
+) -> None:
+    with ServerProcess(data_dir) as server:
+        async with server.caller() as caller:
+            session_id = await enqueue(caller)
+            await reaches(caller, session_id, "RUNNING")
+            kept = await caller("POST", f"/session/{session_id}/runs", {"code": "open('kept', 'w').write('yes')"})
+            await caller.events(session_id, kept.body["run_id"])
+    with ServerProcess(data_dir, "--engine", "stopping", environ=adapters(tmp_path, point)) as server:
+        async with server.caller() as caller:
+            waiting = await caller("POST", f"/session/{session_id}/runs", {"code": "input()"})
+            restarting = asyncio.create_task(caller("PATCH", f"/session/{session_id}"))
+            await server.stopped()
+            server.kill()
+            await asyncio.gather(restarting, return_exceptions=True)
+
+    with ServerProcess(data_dir) as server:
+        async with server.caller() as caller:
+            await reaches(caller, session_id, "RUNNING")
+            events = await caller.events(session_id, waiting.body["run_id"])
+            read = await caller("POST", f"/session/{session_id}/runs", {"code": "print(open('kept').read())"})
+            written = await caller.events(session_id, read.body["run_id"])
+
+            assert '"session-restarted"' in events[-1].data
+            assert '"state_lost":true' in written[0].data
+            assert "yes" in written[1].data
+            assert await settles(caller, data_dir, session_id) == "RUNNING"
+
+
 async def enqueue(caller: Caller) -> str:
     body = {"name": "class-7", "image": "python", "enqueueOnly": True}
     created = await caller("POST", "/session", body)

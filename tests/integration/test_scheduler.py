@@ -19,7 +19,7 @@ from roost.server.services.accounts import DEFAULT, ensure_admin
 from roost.server.store import accounts
 from roost.server.store.sql import SqlStore
 from roost.testing.engine import FakeAgent, FakeEngine
-from roost.wire.errors import AgentError, CannotEnforce, Conflict, Forbidden
+from roost.wire.errors import AgentError, CannotEnforce, Conflict, Forbidden, SessionNotRunning
 from roost.wire.ids import new_session_id
 from roost.wire.reasons import Reason
 from roost.wire.sandboxes import Interpreter, Isolation, Rung, SandboxEnded, SandboxInfo, SandboxState, SandboxStats
@@ -271,11 +271,135 @@ class SlowToEnd(FakeAgent):
         return await super().destroy(session_id)
 
 
-def a_sandbox(session_id: str) -> SandboxInfo:
+def a_sandbox(session_id: str, state: SandboxState = SandboxState.RUNNING) -> SandboxInfo:
     return SandboxInfo(
         session_id=session_id,
-        state=SandboxState.RUNNING,
+        state=state,
         runtime="fake",
         isolation=Isolation(rung=Rung.PROCESS),
         launched_at=0.0,
     )
+
+
+async def test_a_restart_gives_a_running_session_a_new_sandbox(world: World) -> None:
+    session = await world.until_state(await world.create(), S.RUNNING)
+
+    await asyncio.gather(world.scheduler.restart(session), world.scheduler.restart(session))
+
+    after = await world.ledger.get(session.id)
+    assert (after.state, world.agent.restarted) == (S.RUNNING, [session.id])
+    assert (await codes(world, session))[-2:] == ["session-restarting", "session-restarted"]
+    assert [one.key for one in await world.engine.reservations()] == [session.id]
+
+
+async def test_a_restart_that_fails_leaves_an_error_that_force_ends(world: World) -> None:
+    session = await world.until_state(await world.create(), S.RUNNING)
+    world.agent.launch_error = AgentError("no bwrap here")
+
+    with pytest.raises(AgentError, match="no bwrap"):
+        await world.scheduler.restart(session)
+    broken = await world.ledger.get(session.id)
+    with pytest.raises(SessionNotRunning, match="ERROR"):
+        await world.scheduler.restart(broken)
+    with pytest.raises(Forbidden):
+        await world.scheduler.end(broken, ASKED)
+    await world.scheduler.end(broken, ASKED, forced=True)
+
+    assert (broken.state, broken.reason and broken.reason.code) == (S.ERROR, "agent-error")
+    assert (await world.ledger.get(session.id)).state is S.TERMINATED
+    assert world.agent.running == {}
+
+
+@pytest.mark.parametrize("forced", [False, True])
+async def test_an_end_while_it_is_restarted_leaves_no_sandbox(world: World, forced: bool) -> None:
+    session = await world.until_state(await world.create(), S.RUNNING)
+    world.agent.may_launch.clear()
+    restarting = asyncio.create_task(world.scheduler.restart(session))
+    now = await world.until_state(session, S.RESTARTING)
+
+    await world.scheduler.end(now, ASKED, forced=forced)
+    world.agent.may_launch.set()
+    with pytest.raises(Conflict):
+        await restarting
+
+    assert (await world.ledger.get(session.id)).state is S.TERMINATED
+    assert world.agent.running == {}
+    assert list(await world.engine.reservations()) == []
+
+
+async def test_an_end_that_read_the_session_before_its_restart_ends_it_all_the_same(world: World) -> None:
+    before = await world.until_state(await world.create(), S.RUNNING)
+    await world.scheduler.restart(before)
+
+    await world.scheduler.end(before, ASKED)
+
+    assert (await world.ledger.get(before.id)).state is S.TERMINATED
+
+
+async def test_a_new_sandbox_that_dies_before_it_is_written_down_ends_its_session(world: World) -> None:
+    session = await world.until_state(await world.create(), S.RUNNING)
+    world.agent.may_launch.clear()
+    restarting = asyncio.create_task(world.scheduler.restart(session))
+    await world.until_state(session, S.RESTARTING)
+    reason = Reason(code="self-terminated", sentence="the first process ended")
+
+    await world.scheduler._on_ended(SandboxEnded(session_id=session.id, reason=reason, exit_code=1))
+    world.agent.may_launch.set()
+    await restarting
+
+    assert (await world.until_state(session, S.TERMINATED)).reason == reason
+
+
+async def test_a_sandbox_that_is_gone_cannot_be_restarted(world: World) -> None:
+    session = await world.until_state(await world.create(), S.RUNNING)
+    del world.agent.running[session.id]
+
+    with pytest.raises(SessionNotRunning, match="gone"):
+        await world.scheduler.restart(session)
+
+    assert (await world.ledger.get(session.id)).state is S.TERMINATED
+    assert list(await world.engine.reservations()) == []
+
+
+async def test_a_restart_that_a_killed_server_left_is_completed(tmp_path: Path) -> None:
+    engine = FakeEngine()
+    agent = engine.agents["fake"]
+    async with a_world(tmp_path, engine) as world:
+        alive = await world.written("alive", S.RESTARTING)
+        half = await world.written("half", S.RESTARTING)
+        gone = await world.written("gone", S.RESTARTING)
+        older = await world.written("older", S.RUNNING)
+        agent.running[alive.id] = a_sandbox(alive.id)
+        for session_id in (half.id, older.id, "stranger"):
+            agent.running[session_id] = a_sandbox(session_id, SandboxState.RESTARTING)
+
+        await world.scheduler.open()
+        await world.until_state(alive, S.RUNNING)
+        for session in (half, older):
+            await world.until(session, lambda now: now.state is S.RUNNING and now.version > 1)
+        await world.until_state(gone, S.TERMINATED)
+
+        assert sorted(agent.restarted) == sorted([half.id, older.id])
+        assert {one: info.state for one, info in agent.running.items()} == dict.fromkeys(
+            (alive.id, half.id, older.id), SandboxState.RUNNING
+        )
+        assert {one.key for one in await engine.reservations()} == {alive.id, half.id, older.id}
+        for session in (alive, half, older):
+            assert (await codes(world, session))[-1] == "session-restarted"
+
+
+async def test_who_asks_again_for_a_restart_that_a_killed_server_left_waits_for_it(tmp_path: Path) -> None:
+    engine = FakeEngine()
+    agent = engine.agents["fake"]
+    agent.may_launch.clear()
+    async with a_world(tmp_path, engine) as world:
+        session = await world.written("half", S.RESTARTING)
+        agent.running[session.id] = a_sandbox(session.id, SandboxState.RESTARTING)
+        await world.scheduler.open()
+
+        asking = asyncio.create_task(world.scheduler.restart(session))
+        agent.may_launch.set()
+        await asking
+
+        assert agent.restarted == [session.id]
+        assert (await world.ledger.get(session.id)).state is S.RUNNING

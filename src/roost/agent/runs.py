@@ -40,6 +40,8 @@ class Kind(IntEnum):
     """a run's `Acceptance`; no event"""
     CURSOR = 201
     """how far the compatible poll has delivered; no event"""
+    RESTARTED = 202
+    """a new runner follows, whose frames are counted from 1; no event"""
 
 
 EVENTS = {kind: EventKind(kind.name.lower()) for kind in Kind if kind < Kind.ACCEPTED}

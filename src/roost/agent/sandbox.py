@@ -19,6 +19,7 @@ from roost.agent.runs import (
     Kind,
     ProtocolBreachError,
     Run,
+    Started,
     admit,
     apply,
     lost_end,
@@ -70,6 +71,8 @@ class SessionRuns:
         self._appending = asyncio.Lock()
         self._users = 0
         self.last_frame = 0
+        self.state_lost = False
+        """Whether the next run begins in a new sandbox although runs had started in an older one."""
         for record in self._journal.open():
             self._replay(record)
 
@@ -161,7 +164,7 @@ class SessionRuns:
             await self._journal.append(records)
             for run, kind, data, _, frame in events:
                 apply(run, kind, data, now)
-                self.last_frame = max(self.last_frame, frame)
+                self._note(kind, frame)
                 if kind is Kind.END:
                     self._on_ended(run.summary())
         await self.wake()
@@ -186,6 +189,25 @@ class SessionRuns:
                 await to_its_end(self.append_all(events))
             await self.wake()
 
+    async def restart(self, reason: Reason) -> None:
+        """End every open run, and be ready for the frames of a new runner. A second time changes nothing.
+
+        Raises:
+            AgentError: the log cannot be written.
+        """
+        with self.in_use():
+            await self.lose(reason)
+            await to_its_end(self._restart())
+
+    async def _restart(self) -> None:
+        async with self._appending:
+            await self._journal.append([Record(0, 0, 0, time.time(), Kind.RESTARTED, encode_json({}))])
+            self._begin_anew()
+
+    def _begin_anew(self) -> None:
+        self.last_frame = 0
+        self.state_lost = any(run.started_at is not None for run in self.all())
+
     async def wake(self) -> None:
         async with self._changed:
             self._changed.notify_all()
@@ -196,8 +218,16 @@ class SessionRuns:
         self._by_id[acceptance.run_id] = run
         return run
 
+    def _note(self, kind: Kind, frame: int) -> None:
+        self.last_frame = max(self.last_frame, frame)
+        if kind is Kind.STARTED:
+            self.state_lost = False
+
     def _replay(self, record: Record) -> None:
-        self.last_frame = max(self.last_frame, record.frame)
+        self._note(record.kind, record.frame)
+        if record.kind is Kind.RESTARTED:
+            self._begin_anew()
+            return
         if record.kind is Kind.ACCEPTED:
             self._add(record.run, msgspec.json.decode(record.payload, type=Acceptance))
             return
@@ -301,6 +331,7 @@ class LiveSandbox:
         self._using = contextlib.ExitStack()
         self._using.enter_context(runs.in_use())
         self._received = runs.last_frame
+        self._state_lost = runs.state_lost
         self._oom_kills = group.oom_kills() if group is not None else 0
         self._pump = asyncio.create_task(self._take_frames(), name=f"sandbox-{session_id}")
 
@@ -478,6 +509,10 @@ class LiveSandbox:
         data, payload = admit(expected, kind, frame.payload), frame.payload
         if kind is Kind.END:
             data = self._end(expected, data)
+            payload = encode_json(data)
+        elif kind is Kind.STARTED and self._state_lost:  # by a restart, of which the new runner does not know
+            self._state_lost = False
+            data = Started(state_lost=True)
             payload = encode_json(data)
         apply(expected, kind, data, time.time())
         return run, kind, data, payload, frame.frame

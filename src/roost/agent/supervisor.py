@@ -50,6 +50,11 @@ IDLE_LOGS = 64
 TELLING_S = 1.0
 """How long a keeper may take to tell of an end that the agent has seen itself."""
 
+_RESTARTED = Reason(
+    code="session-restarted",
+    sentence="the session was restarted while this ran; its variables are lost, its files are kept",
+)
+
 log = structlog.get_logger(__name__)
 
 
@@ -163,13 +168,14 @@ class LocalAgent(Agent):
                 await asyncio.shield(self._end(spec.session_id))
                 raise
 
-    async def _launch(self, spec: SandboxSpec) -> SandboxInfo:
+    async def _launch(self, spec: SandboxSpec, before: SandboxFile | None = None) -> SandboxInfo:
+        """Launch a sandbox; in the home of the one before it, if there was one."""
         runtime = self._choose(spec)
         folder = self._sandboxes / spec.session_id
         home = folder / "home"
-        home.mkdir(parents=True, mode=0o700)
+        home.mkdir(parents=True, mode=0o700, exist_ok=before is not None)
         folder.chmod(0o711)
-        uid = self._free_uid() if os.getuid() == 0 else None
+        uid = before.uid if before is not None else self._free_uid()
         if uid is not None and (closed := first_closed(self._runner)) is not None:
             raise AgentError(
                 f"sessions have uids of their own, which cannot pass {closed}",
@@ -194,7 +200,7 @@ class LocalAgent(Agent):
             isolation = self._isolation(runtime, spec, place)
             record = SandboxFile(
                 spec=spec,
-                state=SandboxState.LAUNCHING,
+                state=SandboxState.LAUNCHING if before is None else SandboxState.RESTARTING,
                 runtime=runtime.name,
                 isolation=isolation,
                 socket=path.name,
@@ -264,6 +270,32 @@ class LocalAgent(Agent):
         sentence = "the sandbox's first process ended; its status is unknown, since its keeper was gone"
         await self._lose(session_id, sandbox, Reason(code="self-terminated", sentence=sentence))
 
+    async def restart(self, session_id: str) -> SandboxInfo:
+        async with self._launching.setdefault(session_id, asyncio.Lock()):
+            try:
+                record = self._load(session_id)
+            except FileNotFoundError:
+                self._sandbox(session_id)
+                raise AgentError(f"the sandbox of session {session_id} has no record") from None
+            record.state = SandboxState.RESTARTING
+            # Written down first: whoever comes after a crash has to leave the home alone.
+            self._save(record)
+            try:
+                return await self._restart(record)
+            except BaseException:
+                await asyncio.shield(self._stop(session_id))
+                raise
+
+    async def _restart(self, record: SandboxFile) -> SandboxInfo:
+        session_id = record.spec.session_id
+        if (sandbox := self._live.get(session_id)) is not None:
+            await sandbox.aclose()  # before the kill, as in `destroy`
+        await self._stop(session_id)
+        runs = await self._session_runs(session_id, make=True)
+        await runs.restart(_RESTARTED)
+        (self._sandboxes / session_id / "launch.log").unlink(missing_ok=True)
+        return await self._launch(record.spec, record)
+
     async def destroy(self, session_id: str) -> SandboxStats:
         async with self._launching.setdefault(session_id, asyncio.Lock()):
             stats = SandboxStats()
@@ -278,7 +310,17 @@ class LocalAgent(Agent):
         return stats
 
     async def sandboxes(self) -> list[SandboxInfo]:
-        return [self._info(self._load(session_id)) for session_id in self._live]
+        waiting = [path.name for path in self._sandboxes.iterdir() if path.name not in self._live]
+        kept = [info for session_id in waiting if (info := self._kept(session_id)) is not None]
+        return [self._info(self._load(session_id)) for session_id in self._live] + kept
+
+    def _kept(self, session_id: str) -> SandboxInfo | None:
+        """A sandbox of which only the home is left, for a restart."""
+        try:
+            record = self._load(session_id)
+        except (OSError, msgspec.DecodeError):
+            return None
+        return self._info(record) if record.state is SandboxState.RESTARTING else None
 
     async def ended(self) -> AsyncIterator[SandboxEnded]:
         while True:
@@ -349,6 +391,12 @@ class LocalAgent(Agent):
                 await self._connect(record, group)
                 log.info("sandbox.recovered", session_id=session_id)
                 return
+            if record.state is SandboxState.RESTARTING:
+                await self._stop(session_id)
+                with contextlib.suppress(SessionNotFound):
+                    await self._session_runs(session_id, lost=_RESTARTED)
+                log.info("sandbox.kept_for_restart", session_id=session_id)
+                return
             code = "self-terminated" if record.boot_id == boot_id() else "node-lost"
         except (OSError, msgspec.DecodeError, AgentError) as error:
             log.warning("sandbox.not_recovered", session_id=session_id, error=str(error))
@@ -380,6 +428,15 @@ class LocalAgent(Agent):
 
     async def _end(self, session_id: str, reason: Reason | None = None) -> None:
         """Leave nothing of a sandbox but its log."""
+        await self._stop(session_id)
+        if reason is not None:
+            with contextlib.suppress(SessionNotFound):
+                await self._session_runs(session_id, lost=reason)
+        # The folder goes last: whoever comes after a crash finds by it what there is left to do.
+        await asyncio.to_thread(remove_tree, self._sandboxes / session_id)
+
+    async def _stop(self, session_id: str) -> None:
+        """Leave nothing of a sandbox but its log and its folder."""
         sandbox = self._live.pop(session_id, None)
         self._unwatch(session_id)
         folder = self._sandboxes / session_id
@@ -393,16 +450,13 @@ class LocalAgent(Agent):
             await remove_group(group)
         if sandbox is not None:
             await sandbox.aclose()
-        if reason is not None:
-            with contextlib.suppress(SessionNotFound):
-                await self._session_runs(session_id, lost=reason)
-        # The folder goes last: whoever comes after a crash finds by it what there is left to do.
-        await asyncio.to_thread(remove_tree, folder)
 
     def _on_exit(self, message: dict[str, Any]) -> None:
         """The keeper says that a child of its ended."""
         session_id = Path(str(message.get("dir", ""))).name
-        if (sandbox := self._live.get(session_id)) is not None:
+        sandbox = self._live.get(session_id)
+        # An older child of the same session was ended by a restart.
+        if sandbox is not None and message.get("pid") == self._load(session_id).pid:
             reason = Reason(code="self-terminated", sentence=_how_it_ended(message))
             self._spawn(self._lose(session_id, sandbox, reason, message))
 
@@ -457,7 +511,10 @@ class LocalAgent(Agent):
             group.create(spec.limits)
         return group
 
-    def _free_uid(self) -> int:
+    def _free_uid(self) -> int | None:
+        """One of the data folder's that no sandbox has; None where sessions have none of their own."""
+        if os.getuid() != 0:
+            return None
         used = set()
         for path in self._sandboxes.glob("*/sandbox.json"):
             with contextlib.suppress(OSError, msgspec.DecodeError):

@@ -190,6 +190,11 @@ class AsyncSessionHandle:
         await self.api.get_file(self.id, remote, path)
         return path
 
+    async def restart(self) -> None:
+        """Start the session's sandbox anew: variables and processes are gone, its files are kept."""
+        # Once more after a lost connection: whoever waits for it has started nothing that a second time could end.
+        await self.api.call("PATCH", session_path(self.id), repeat=True)
+
     async def destroy(self) -> None:
         """End the session; it may have ended already."""
         with contextlib.suppress(NotFound):
@@ -310,6 +315,9 @@ class SessionHandle:
     def download(self, remote: str, local: str | Path | None = None) -> Path:
         return self.worker.call(self._handle.download(remote, local))
 
+    def restart(self) -> None:
+        self.worker.call(self._handle.restart())
+
     def destroy(self) -> None:
         self.worker.call(self._handle.destroy())
 
@@ -373,7 +381,7 @@ def read_creation(body: Any) -> tuple[str, bool]:
 
 def is_waiting(body: Any) -> bool:
     """Whether the session that a creation answered with may still start."""
-    return body.get("status") in ("TIMEOUT", "PENDING", "SCHEDULED", "PREPARING", "PULLING")
+    return body.get("status") in ("TIMEOUT", "PENDING", "SCHEDULED", "PREPARING", "PULLING", "RESTARTING")
 
 
 def start_body(run_id: str, code: str, echo: bool) -> dict[str, Any]:

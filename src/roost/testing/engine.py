@@ -4,6 +4,8 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
 
+import msgspec
+
 from roost.engines.base import Bundle, Engine, EngineConfig, Node, Reservation
 from roost.wire.agent import Agent, SessionFiles
 from roost.wire.errors import NoCapacity, NotFound, RoostError, SessionNotFound, SessionNotRunning
@@ -25,8 +27,8 @@ from roost.wire.sandboxes import (
 class FakeAgent(Agent):
     """Launches nothing and says so at once, unless told otherwise. It has no runs and no files.
 
-    `launch_error` and `destroy_error` are raised by every launch and destroy while they are set; a launch waits
-    for `may_launch`, which is set at first.
+    `launch_error` is raised by every launch and restart while it is set, `destroy_error` by every destroy; launches
+    and restarts wait for `may_launch`, which is set at first.
     """
 
     def __init__(self) -> None:
@@ -36,6 +38,8 @@ class FakeAgent(Agent):
         self.may_launch.set()
         self.launched: list[SandboxSpec] = []
         """Every launch that was asked for, in order."""
+        self.restarted: list[str] = []
+        """Every restart that was asked for, in order."""
         self.running: dict[str, SandboxInfo] = {}
         self.found_lost: list[SandboxEnded] = []
         """What `lost` answers."""
@@ -67,6 +71,17 @@ class FakeAgent(Agent):
             launched_at=time.time(),
         )
         return self.running.setdefault(spec.session_id, info)
+
+    async def restart(self, session_id: str) -> SandboxInfo:
+        self._check(session_id)
+        self.restarted.append(session_id)
+        info = self.running[session_id]
+        self.running[session_id] = msgspec.structs.replace(info, state=SandboxState.RESTARTING)
+        await self.may_launch.wait()
+        if self.launch_error is not None:
+            raise self.launch_error
+        self.running[session_id] = msgspec.structs.replace(info, state=SandboxState.RUNNING, launched_at=time.time())
+        return self.running[session_id]
 
     async def destroy(self, session_id: str) -> SandboxStats:
         if self.destroy_error is not None:

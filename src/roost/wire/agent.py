@@ -114,6 +114,22 @@ class Agent(ABC):
         """
 
     @abstractmethod
+    async def restart(self, session_id: str) -> SandboxInfo:
+        """End a sandbox as `destroy` does, but for its home, and launch it anew there; returns once its runner answers.
+
+        The new one has the same uid, limits and environment. Runs that had not ended end `sandbox-lost` with the
+        reason `session-restarted`; the log goes on, and the next run's `started` says `state_lost` if runs had
+        started before. `ended` does not tell of the sandbox that this ends.
+
+        A call that fails or is cancelled leaves no process, and the home: `sandboxes` answers `restarting`, also
+        after a crash in the middle. May be called again then, which completes the work; so does `destroy`.
+
+        Raises:
+            SessionNotRunning: the sandbox is gone, and its home with it.
+            AgentError: it could not be ended, or did not start; the message says why.
+        """
+
+    @abstractmethod
     async def destroy(self, session_id: str) -> SandboxStats:
         """End a sandbox completely; no process, mount, cgroup, socket or scratch file of it remains.
 
@@ -126,7 +142,7 @@ class Agent(ABC):
 
     @abstractmethod
     async def sandboxes(self) -> list[SandboxInfo]:
-        """Every sandbox on this node."""
+        """Every sandbox on this node, those included of which only the home is left for a `restart`."""
 
     @abstractmethod
     def ended(self) -> AsyncIterator[SandboxEnded]:

@@ -67,6 +67,8 @@ class Isolation(msgspec.Struct, frozen=True, kw_only=True):
 class SandboxState(StrEnum):
     LAUNCHING = "launching"
     RUNNING = "running"
+    RESTARTING = "restarting"
+    """ended, or being launched anew; its home is kept for the next `restart`"""
 
 
 class SandboxInfo(msgspec.Struct, frozen=True, kw_only=True):

@@ -14,6 +14,8 @@ class SessionState(StrEnum):
     """the agent is launching the sandbox"""
     RUNNING = "RUNNING"
     """usable"""
+    RESTARTING = "RESTARTING"
+    """its sandbox is ended and launched anew in the same home"""
     TERMINATING = "TERMINATING"
     """being destroyed"""
     TERMINATED = "TERMINATED"

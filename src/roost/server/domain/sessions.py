@@ -15,15 +15,16 @@ TRANSITIONS: dict[S, frozenset[S]] = {
     # A session whose node is lost while it is still prepared goes back to the queue.
     S.SCHEDULED: frozenset({S.PREPARING, S.PENDING, S.CANCELLED, S.TERMINATED}),
     S.PREPARING: frozenset({S.RUNNING, S.PENDING, S.CANCELLED, S.TERMINATED}),
-    S.RUNNING: frozenset({S.TERMINATING, S.TERMINATED, S.ERROR}),
+    S.RUNNING: frozenset({S.RESTARTING, S.TERMINATING, S.TERMINATED, S.ERROR}),
+    S.RESTARTING: frozenset({S.RUNNING, S.TERMINATING, S.TERMINATED, S.ERROR}),
     S.TERMINATING: frozenset({S.TERMINATED, S.ERROR}),
     S.ERROR: frozenset({S.TERMINATED}),
     S.TERMINATED: frozenset(),
     S.CANCELLED: frozenset(),
 }
 
-BEING_PREPARED = (S.PENDING, S.SCHEDULED, S.PREPARING)
-"""The states before a session runs; whoever waits for it waits while it is in one of these."""
+BEING_PREPARED = (S.PENDING, S.SCHEDULED, S.PREPARING, S.RESTARTING)
+"""The states before a session runs, or runs again; whoever waits for it waits while it is in one of these."""
 
 
 class SessionSpec(msgspec.Struct, frozen=True, kw_only=True):

@@ -16,6 +16,8 @@ UNAUTHORIZED_LIMIT = 1000
 VERSION_IF_SILENT = "v5.20191215"
 """What a request without a version header speaks (spec/auth.md §1.3)."""
 
+_DOING = {hdrs.METH_DELETE: "kernel-destruction-failed", hdrs.METH_PATCH: "kernel-restart-failed"}
+
 log = structlog.get_logger(__name__)
 
 
@@ -25,8 +27,7 @@ async def answer_problems(request: web.Request, handler: Handler) -> web.StreamR
     try:
         return await handler(request)
     except RoostError as error:
-        doing = "kernel-destruction-failed" if request.method == hdrs.METH_DELETE else "kernel-execution-failed"
-        return problem_of(error, doing=doing)
+        return problem_of(error, doing=_DOING.get(request.method, "kernel-execution-failed"))
     except web.HTTPNotFound:
         return problem("generic-not-found", "There is no such path.", msg=f"no such path: {request.path}")
     except web.HTTPMethodNotAllowed as error:

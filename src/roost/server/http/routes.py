@@ -33,6 +33,7 @@ def _session_routes(prefix: str) -> list[web.RouteDef]:
         web.get(prefix, sessions.list_sessions),
         web.get(f"{prefix}/_/match", sessions.match_sessions),
         web.get(one, sessions.get_session),
+        web.patch(one, sessions.restart_session),
         web.delete(one, sessions.destroy_session),
         web.post(one, execute.execute),
         web.post(f"{one}/interrupt", execute.interrupt),

@@ -67,6 +67,14 @@ async def get_session(request: web.Request) -> web.Response:
     return answer(info_view(session, user_id=owner.user_id, domain=owner.domain, runs=runs))
 
 
+async def restart_session(request: web.Request) -> web.Response:
+    """`PATCH /session/{ref}`"""
+    params = await read_params(request, NoParams)
+    session = await session_of(request, params.owner_access_key)
+    await platform_of(request).sessions.restart(session)
+    return web.Response(status=204)
+
+
 async def destroy_session(request: web.Request) -> web.Response:
     """`DELETE /session/{ref}`"""
     params = await read_params(request, Destruction)

@@ -18,9 +18,17 @@ from roost.server.events.base import EventBus
 from roost.server.scheduler.ledger import QUEUE, Ledger
 from roost.server.scheduler.placement import Placement, Refusal, Waiting, place_next
 from roost.wire.agent import Agent
-from roost.wire.errors import AgentError, Conflict, Forbidden, NoCapacity, RoostError
+from roost.wire.errors import (
+    AgentError,
+    Conflict,
+    Forbidden,
+    NoCapacity,
+    RoostError,
+    SessionNotFound,
+    SessionNotRunning,
+)
 from roost.wire.reasons import Reason
-from roost.wire.sandboxes import SandboxEnded, SandboxSpec, SandboxStats
+from roost.wire.sandboxes import SandboxEnded, SandboxInfo, SandboxSpec, SandboxState, SandboxStats
 from roost.wire.sessions import SessionState as S
 
 log = structlog.get_logger(__name__)
@@ -28,7 +36,7 @@ log = structlog.get_logger(__name__)
 _LOOK_AGAIN_S = 10.0
 """The queue is woken by events; this bounds how long it waits where a look has failed."""
 
-_RESERVING = (S.SCHEDULED, S.PREPARING, S.RUNNING, S.TERMINATING, S.ERROR)
+_RESERVING = (S.SCHEDULED, S.PREPARING, S.RUNNING, S.RESTARTING, S.TERMINATING, S.ERROR)
 
 
 class Scheduler:
@@ -40,6 +48,7 @@ class Scheduler:
         self._bus = bus
         self._tasks: set[asyncio.Task[Any]] = set()
         self._ending: dict[str, asyncio.Task[SandboxStats]] = {}
+        self._restarting: dict[str, asyncio.Task[None]] = {}
         self._tries: dict[str, int] = {}
         self._gone_early: dict[str, SandboxEnded] = {}
         """Sandboxes that went away before their sessions were written down as running"""
@@ -165,6 +174,64 @@ class Scheduler:
             ended_at=_now(),
         )
 
+    # Restarts
+
+    async def restart(self, session: Session) -> None:
+        """Give a running session a new sandbox in its home; once for all who ask at the same time.
+
+        Raises:
+            SessionNotRunning: it does not run, or its sandbox was gone already.
+            Conflict: it was ended meanwhile.
+            AgentError: its node could not do it; the session is in `ERROR` then.
+        """
+        if session.state is not S.RUNNING and session.id not in self._restarting:
+            raise SessionNotRunning(f"session {session.name} is {session.state}")
+        await asyncio.shield(self._restarting.get(session.id) or self._begin_restart(session))
+
+    def _begin_restart(self, session: Session) -> asyncio.Task[None]:
+        task = self._restarting[session.id] = self._spawn(self._restart(session), f"restart-{session.id}")
+        task.add_done_callback(lambda _: self._restarting.pop(session.id, None))
+        return task
+
+    async def _restart(self, session: Session) -> None:
+        if session.state is S.RUNNING:
+            happening = ("session-restarting", "its owner asked for a new sandbox with the same files")
+            session = await self._ledger.move(session, S.RESTARTING, happening=happening)
+        agent = await self._agent(session)
+        try:
+            info = await agent.restart(session.id)
+        except (SessionNotFound, SessionNotRunning):
+            await self._on_gone_at_restart(session)
+        except Exception as error:  # noqa: BLE001 - whatever it was, nobody may wait for this session for ever
+            await self._fail_restart(session, error)
+        else:
+            await self._restarted(session, agent, info)
+
+    async def _restarted(self, session: Session, agent: Agent, info: SandboxInfo) -> None:
+        happening = ("session-restarted", f"it runs anew under {info.runtime}, isolation rung {info.isolation.rung}")
+        try:
+            await self._ledger.move(session, S.RUNNING, happening=happening, isolation=info.isolation)
+        except Conflict:  # it was ended while it was restarted
+            self._gone_early.pop(session.id, None)
+            await agent.destroy(session.id)
+            raise
+        if session.id in self._gone_early:
+            await self._on_ended(self._gone_early.pop(session.id))
+
+    async def _on_gone_at_restart(self, session: Session) -> None:
+        """The sandbox had gone away by itself, and its home with it."""
+        ended = self._gone_early.pop(session.id, None)
+        reason = ended.reason if ended is not None else _GONE_AT_RESTART
+        await self._terminated(session, reason, ended.exit_code if ended is not None else None)
+        await self._engine.release(session.id)
+        raise SessionNotRunning(f"session {session.name} has ended: {reason.sentence}")
+
+    async def _fail_restart(self, session: Session, error: Exception) -> None:
+        message = error.message if isinstance(error, RoostError) else repr(error)
+        self._gone_early.pop(session.id, None)
+        await self._to_error(session, f"its node could not restart it: {message}", error)
+        raise AgentError(message, hint="end it by force") from error
+
     # The ends
 
     async def end(self, session: Session, reason: Reason, *, forced: bool = False) -> SandboxStats:
@@ -194,10 +261,13 @@ class Scheduler:
         return task
 
     async def _end(self, session: Session, reason: Reason) -> SandboxStats:
-        if session.state is S.RUNNING:
+        while session.state in (S.RUNNING, S.RESTARTING):
             happening = ("session-terminating", reason.sentence)
-            session = await self._ledger.move(session, S.TERMINATING, happening=happening, reason=reason)
-        elif session.state in (S.SCHEDULED, S.PREPARING):
+            try:
+                session = await self._ledger.move(session, S.TERMINATING, happening=happening, reason=reason)
+            except Conflict:  # a restart was quicker
+                session = await self._ledger.get(session.id)
+        if session.state in (S.SCHEDULED, S.PREPARING):
             # Written down first: the launch that is under way sees it and undoes itself.
             session = await self._terminated(session, reason)
         try:
@@ -205,19 +275,21 @@ class Scheduler:
         except (RoostError, OSError) as error:
             message = error.message if isinstance(error, RoostError) else str(error)
             if session.state is S.TERMINATING:
-                sentence = f"its node could not end it: {message}"
-                await self._ledger.move(
-                    session,
-                    S.ERROR,
-                    happening=("session-error", sentence),
-                    reason=Reason(code="agent-error", sentence=sentence, hint="end it by force"),
-                    status_data={"error": {"src": "agent", "agent_id": session.node_id, "repr": repr(error)}},
-                )
+                await self._to_error(session, f"its node could not end it: {message}", error)
             raise AgentError(message) from error
         await self._engine.release(session.id)
         if session.state is not S.TERMINATED:
             await self._terminated(session, reason)
         return stats
+
+    async def _to_error(self, session: Session, sentence: str, error: Exception) -> None:
+        await self._ledger.move(
+            session,
+            S.ERROR,
+            happening=("session-error", sentence),
+            reason=Reason(code="agent-error", sentence=sentence, hint="end it by force"),
+            status_data={"error": {"src": "agent", "agent_id": session.node_id, "repr": repr(error)}},
+        )
 
     async def _terminated(self, session: Session, reason: Reason, exit_code: int | None = None) -> Session:
         return await self._ledger.move(
@@ -240,7 +312,7 @@ class Scheduler:
 
     async def _on_ended(self, ended: SandboxEnded) -> None:
         session = await self._ledger.get(ended.session_id)
-        if session.state in (S.SCHEDULED, S.PREPARING):
+        if session.state in (S.SCHEDULED, S.PREPARING, S.RESTARTING):
             self._gone_early[session.id] = ended
         elif session.state is S.RUNNING:
             await self._terminated(session, ended.reason, ended.exit_code)
@@ -258,15 +330,27 @@ class Scheduler:
             info = alive.pop(session.id, None)
             if session.state is S.TERMINATING:
                 self._begin_end(session, session.reason or _RESTARTED)
+            elif session.state is S.RESTARTING:
+                await self._engine.reserve(session.id, [Bundle(node_id=node_id, slots=session.spec.slots)])
+                await self._recover_restart(session, info)
             elif info is None and session.state is not S.ERROR:
                 await self._recover_lost(session, lost.get(session.id, _UNKNOWN_END))
             else:
                 await self._engine.reserve(session.id, [Bundle(node_id=node_id, slots=session.spec.slots)])
                 if session.state in (S.SCHEDULED, S.PREPARING):
                     self._spawn(self._launch(session), f"launch-{session.id}")  # answers with the sandbox there is
+                elif session.state is S.RUNNING and info is not None and info.state is SandboxState.RESTARTING:
+                    self._begin_restart(session)  # a power failure took the newer row
         for session_id in alive:
             log.warning("sandbox.unknown", session_id=session_id)
             await agent.destroy(session_id)
+
+    async def _recover_restart(self, session: Session, info: SandboxInfo | None) -> None:
+        if info is None or info.state is not SandboxState.RUNNING:
+            self._begin_restart(session)
+            return
+        happening = ("session-restarted", "the server stopped while it was restarted; it runs")
+        await self._ledger.move(session, S.RUNNING, happening=happening, isolation=info.isolation)
 
     async def _recover_lost(self, session: Session, reason: Reason) -> None:
         if session.state is S.RUNNING:
@@ -292,6 +376,7 @@ class Scheduler:
 
 
 _UNKNOWN_END = Reason(code="self-terminated", sentence="its sandbox was gone when the server came back")
+_GONE_AT_RESTART = Reason(code="self-terminated", sentence="its sandbox was gone when it was to be restarted")
 _RESTARTED = Reason(code="user-requested", sentence="it was being ended when the server stopped")
 
 

@@ -139,6 +139,10 @@ class Sessions:
         """What happened to a session, oldest first."""
         return await self._ledger.history(session.id)
 
+    async def restart(self, session: Session) -> None:
+        """Give a running session a new sandbox with the same files (see `Scheduler.restart`)."""
+        await self._scheduler.restart(session)
+
     async def destroy(self, session: Session, *, forced: bool = False) -> SandboxStats:
         """End a session; nothing of it is left but its log when this returns (see `Scheduler.end`)."""
         reason = Reason(code="user-requested", sentence="its owner asked for its end")
