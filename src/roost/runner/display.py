@@ -219,6 +219,8 @@ def _content(mime: str, data: Any) -> str | int | None:
             return short
         data = binascii.a2b_base64(short)
     view = memoryview(data)
+    if not view.nbytes:
+        return None
     size = (view.nbytes + 2) // 3 * 4
     return size if size > _ROOM else binascii.b2a_base64(view, newline=False).decode()
 
