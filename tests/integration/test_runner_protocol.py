@@ -21,7 +21,7 @@ from roost.runtimes.base import settings_file
 PROGRAM = Path(roost.runner.__file__).with_name("__main__.py")
 TIMEOUT_S = 20
 # The runner leaves room for one result and what is left in both pipes.
-FULL = MAX_UNACKNOWLEDGED - MAX_PAYLOAD - (256 << 10)
+FULL = MAX_UNACKNOWLEDGED - MAX_PAYLOAD - (512 << 10)
 
 
 class Connection:

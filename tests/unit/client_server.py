@@ -17,18 +17,26 @@ from aiohttp import MultipartWriter, web
 
 from roost.server.auth.signing import SignedRequest, parse_authorization, parse_date, verify
 from roost.wire.errors import NotAuthenticated, RoostError, RunNotFound, SessionNotFound
+from roost.wire.mime import NOTE
 
 ACCESS_KEY, SECRET_KEY, TOKEN = "AKIATESTTESTTESTTEST", "secret/of+the-test", "token-of-the-test"
 PROBLEMS = "https://api.backend.ai/probs/"
 
+LACKS = '{"dropped": [{"mime": "text/html", "bytes": 2000000}]}'
 HELLO = [("started", {"state_lost": False}), ("stdout", "hello\n"), ("result", {"text": "21"})]
 FAILS = [
     ("stderr", "Traceback:\nValueError: no\n"),
     ("error", {"name": "ValueError", "value": "no", "traceback": ["Traceback:\n", "ValueError: no\n"]}),
 ]
 ASKS = [("stdout", "before\n"), ("prompt", {"prompt": 1, "text": "name? ", "password": False})]
+SHOWS = [
+    ("display", {"mime": {"text/plain": "drawn", "image/png": "UE5H"}, "display_id": "a"}),
+    ("display", {"mime": {"text/plain": "other", "text/html": "<b>"}}),
+    ("display", {"mime": {"text/plain": "again", "image/png": "UE5HMg=="}, "display_id": "a", "update": True}),
+    ("display", {"mime": {"text/plain": "new", NOTE: LACKS}, "display_id": "b", "update": True}),
+]
 MANY = [("stdout", f"{number}\n") for number in range(50)]
-SCRIPTS: dict[str, list[tuple[str, Any]]] = {"hello": HELLO, "fails": FAILS, "asks": ASKS, "many": MANY}
+SCRIPTS: dict[str, list[tuple[str, Any]]] = {"hello": HELLO, "fails": FAILS, "asks": ASKS, "many": MANY, "shows": SHOWS}
 EXITS = {"fails": ("error", 1), "exits": ("exited", 7), "dies": ("kernel-died", 137)}
 
 

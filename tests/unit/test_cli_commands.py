@@ -43,6 +43,12 @@ def test_run_prints_what_was_written_and_not_the_last_value(server: ClientServer
     assert server.sessions == {}
 
 
+def test_run_prints_the_text_of_displays_and_what_they_lack(server: ClientServer) -> None:
+    status, stdout, stderr = roost(signed_in(server), "run", "python", "-c", "shows")
+    assert (status, stdout) == (0, "drawn\nother\nagain\nnew\n")
+    assert stderr == "note: too long to be shown: text/html of 2000000 bytes\n"
+
+
 @pytest.mark.parametrize(("code", "status"), [("fails", 1), ("exits", 7), ("dies", 137)])
 def test_run_exits_as_the_program_does(server: ClientServer, code: str, status: int) -> None:
     found, stdout, stderr = roost(signed_in(server), "run", "python", "-c", code)

@@ -40,6 +40,16 @@ def test_run_sums_up_what_happened(server: ClientServer, target: Target) -> None
     assert server.sessions == {}
 
 
+def test_displays_are_in_order_and_updates_take_their_places(server: ClientServer, target: Target) -> None:
+    with roost.session("class-7", target=target) as s:
+        result = s.run("shows")
+        plain = s.run("hello")
+    assert [bundle["text/plain"] for bundle in result.display] == ["again", "other", "new"]
+    assert (result.html, result.png) == ("<b>", b"PNG2")
+    assert plain.display == [{"text/plain": "21"}]
+    assert (plain.html, plain.png) == (None, None)
+
+
 async def test_run_in_an_async_session(server: ClientServer, target: Target) -> None:
     async with roost.async_session("class-7", target=target) as s:
         run = await s.start("many")

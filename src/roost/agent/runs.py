@@ -62,6 +62,9 @@ class Acceptance(msgspec.Struct, frozen=True, kw_only=True):
     at: float
 
 
+_Count = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
+
+
 class Started(msgspec.Struct, frozen=True):
     state_lost: bool
 
@@ -73,21 +76,28 @@ class Result(msgspec.Struct, frozen=True):
 
 class Display(msgspec.Struct, frozen=True):
     mime: dict[str, str]
+    display_id: Annotated[str, msgspec.Meta(min_length=1, max_length=256)] | None = None
+    update: bool = False
+
+
+class Place(msgspec.Struct, frozen=True):
+    file: str
+    line: _Count
+    name: str
+    text: str
 
 
 class Error(msgspec.Struct, frozen=True):
     name: str
     value: str
     traceback: list[str]
+    frames: list[Place] = []
 
 
 class Prompt(msgspec.Struct, frozen=True):
     prompt: int
     text: str
     password: bool = False
-
-
-_Bytes = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
 
 
 class Ended(msgspec.Struct, frozen=True):
@@ -99,8 +109,8 @@ class Ended(msgspec.Struct, frozen=True):
     channel: Literal["closed", "broken"] | None = None
     """Why the runner itself killed its kernel."""
     cpu_s: float = 0.0
-    read_bytes: _Bytes | None = None
-    written_bytes: _Bytes | None = None
+    read_bytes: _Count | None = None
+    written_bytes: _Count | None = None
     dequeued: bool = False
 
 

@@ -8,6 +8,7 @@ import click
 
 from roost.cli.output import note
 from roost.client.handle import Run, SessionHandle, read_end, session
+from roost.wire.mime import PLAIN, sentence_of
 from roost.wire.runs import Event, EventKind, RunEnd, RunStatus
 
 
@@ -56,6 +57,10 @@ def _show(started: Run, event: Event) -> None:
             click.echo(event.data, nl=False)
         case EventKind.STDERR:
             click.echo(event.data, nl=False, err=True)
+        case EventKind.DISPLAY:
+            click.echo(event.data["mime"].get(PLAIN, ""))
+            if (sentence := sentence_of(event.data["mime"])) is not None:
+                note(f"note: {sentence}")
         case EventKind.PROMPT:
             text = _answer(str(event.data.get("text", "")), bool(event.data.get("password")))
             started.input(text, prompt=int(event.data["prompt"]))

@@ -8,6 +8,7 @@ with roost.session("class-7") as s:
 """
 
 import asyncio
+import binascii
 import contextlib
 import secrets
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
@@ -21,6 +22,7 @@ from roost.client.errors import NotUnderstood
 from roost.client.worker import Worker
 from roost.wire.errors import InvalidParameters, NotFound, RoostError, SessionNotRunning
 from roost.wire.ids import SESSION_NAME, new_run_id
+from roost.wire.mime import PLAIN
 from roost.wire.reasons import Reason
 from roost.wire.runs import Cost, Event, EventKind, InterruptOutcome, RunEnd, RunStatus
 
@@ -50,6 +52,26 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     status: RunStatus
     reason: Reason | None = None
     cost: Cost = Cost()
+    display: list[dict[str, str]] = []
+    """What was displayed, the last expression's value included: for each the contents by MIME type, images in base64.
+    An update has taken the place of what it updates."""
+
+    @property
+    def html(self) -> str | None:
+        """The last HTML that was displayed."""
+        return self._last("text/html")
+
+    @property
+    def png(self) -> bytes | None:
+        """The last PNG image that was displayed."""
+        content = self._last("image/png")
+        try:
+            return None if content is None else binascii.a2b_base64(content)
+        except ValueError as error:
+            raise NotUnderstood(f"not an image in base64: {content!r:.100}") from error
+
+    def _last(self, mime: str) -> str | None:
+        return next((bundle[mime] for bundle in reversed(self.display) if mime in bundle), None)
 
 
 def session(
@@ -408,6 +430,7 @@ def result_of(events: Iterable[Event]) -> Result:
     """
     written: dict[EventKind, list[str]] = {EventKind.STDOUT: [], EventKind.STDERR: []}
     value: str | None = None
+    display: list[tuple[str | None, dict[str, str]]] = []
     end: RunEnd | None = None
     for event in events:
         match event.kind:
@@ -415,6 +438,9 @@ def result_of(events: Iterable[Event]) -> Result:
                 written[event.kind].append(str(event.data))
             case EventKind.RESULT:
                 value = str(event.data.get("text", ""))
+                display.append((None, {PLAIN: value, **event.data.get("mime", {})}))
+            case EventKind.DISPLAY:
+                display = _with_display(display, event.data)
             case EventKind.END:
                 end = read_end(event)
             case _:
@@ -430,7 +456,17 @@ def result_of(events: Iterable[Event]) -> Result:
         status=end.status,
         reason=end.reason,
         cost=end.cost,
+        display=[bundle for _, bundle in display],
     )
+
+
+def _with_display(
+    display: list[tuple[str | None, dict[str, str]]], data: dict[str, Any]
+) -> list[tuple[str | None, dict[str, str]]]:
+    identifier, bundle = data.get("display_id"), dict(data.get("mime", {}))
+    if data.get("update") and any(one == identifier for one, _ in display):
+        return [(one, bundle if one == identifier else before) for one, before in display]
+    return [*display, (identifier, bundle)]
 
 
 def read_end(event: Event) -> RunEnd:

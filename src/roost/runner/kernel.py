@@ -18,6 +18,7 @@ import sys
 import termios
 import time
 import traceback
+from _collections import deque  # type: ignore[import-not-found]
 from _thread import RLock, get_ident
 
 from . import system
@@ -27,7 +28,7 @@ from .protocol import LENGTH, MAX_PAYLOAD
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import CodeType, FrameType, TracebackType
-    from typing import Any, NoReturn
+    from typing import Any, Callable, NoReturn
 
 try:
     import resource
@@ -37,6 +38,9 @@ except ImportError:  # a Python built without it
 _CO_COROUTINE = 0x80
 _NOTHING = bytes(4)
 _MAX_TEXT = MAX_PAYLOAD // 16  # twice this, each character escaped, fits a frame
+_MAX_NAME = 256
+_MAX_FRAMES = 32
+_MAX_LINE = (1 << 31) - 1
 
 
 def main(control: int, sync: int, stdout: int, stderr: int, home: str, environ: dict[str, str]) -> NoReturn:
@@ -78,6 +82,8 @@ def _leave_runner(control: int, sync: int, stdout: int, stderr: int) -> None:
 def _settle_in(home: str, environ: dict[str, str]) -> None:
     os.environ.clear()
     os.environ.update(environ)
+    # There is no screen, so matplotlib would look for one in vain.
+    os.environ.setdefault("MPLBACKEND", "Agg")
     time.tzset()
     os.chdir(home)
     sys.argv = [""]
@@ -101,6 +107,7 @@ class Kernel:
         # What this process reads and writes on behalf of no run.
         self._heard = 0
         self._said = 0
+        self._sending = RLock()
         self._loop: Any = None
         self._run = 0
         self._main_thread = get_ident()
@@ -110,6 +117,7 @@ class Kernel:
         # SIGINT was ignored since the fork: the first run looks whether one was meant for it.
         self._early = True
         self._take_over_streams()
+        self._offer_display()
         self._namespace = self._new_main()
         os.register_at_fork(after_in_child=self._become_child)
         signal.signal(signal.SIGINT, self._on_interrupt)
@@ -150,6 +158,47 @@ class Kernel:
         if message.get("eof"):
             raise EOFError("end of input")
         return str(message["text"])
+
+    def show(self, word: dict[str, Any]) -> None:
+        """Send a display, in its place between what is written before and after."""
+        if self._fence.is_child or not self._running:
+            sys.stdout.write(word["mime"]["text/plain"] + "\n")
+            return
+        if self._sending._is_owned():  # type: ignore[attr-defined]
+            raise RuntimeError("a signal handler cannot display in the middle of another display")
+        _flush()
+        is_main = get_ident() == self._main_thread
+        shielded = self._shielded
+        self._shielded = shielded or is_main
+        try:
+            self._send(word)
+        finally:
+            if is_main:
+                self._shielded = shielded
+                if self._pending and not shielded:
+                    self._pending = False
+                    raise KeyboardInterrupt
+        self._fence.wait()
+
+    def _offer_display(self) -> None:
+        def display(*objects: object, display_id: object = None) -> Any:
+            """Show objects as richly as they can be shown.
+
+            With a display_id, a text or True for a new one, a handle is returned whose `update` shows another object
+            in their place.
+            """
+            from . import display as shown
+
+            return shown.display(self.show, objects, display_id)
+
+        def update_display(obj: object, *, display_id: object) -> None:
+            """Show an object in the place of what was displayed with this id."""
+            from . import display as shown
+
+            shown.update_display(self.show, obj, display_id)
+
+        vars(builtins).update(display=display, update_display=update_display)
+        sys.meta_path.insert(0, _PyplotFinder(self.show))
 
     def _take_over_streams(self) -> None:
         sys.stdin = _Input(self)
@@ -239,10 +288,7 @@ class Kernel:
                 self._running = True
                 if self._early:
                     self._look_for_interrupt()
-                value = self._evaluate(message["code"])
-                if message["echo"] and value is not None:
-                    builtins._ = value  # type: ignore[attr-defined]
-                    events.append(_result(value))
+                self._evaluate_and_show(message, events)
             finally:
                 self._running = self._shielded = self._pending = False
         except SystemExit as error:
@@ -257,6 +303,21 @@ class Kernel:
             events.append(self._report(error))
             return "error", 1
         return "ok", 0
+
+    def _evaluate_and_show(self, message: dict[str, Any], events: list[dict[str, Any]]) -> None:
+        try:
+            value = self._evaluate(message["code"])
+            if message["echo"] and value is not None:
+                builtins._ = value  # type: ignore[attr-defined]
+                from .display import result
+
+                events.append(result(value))
+        except KeyboardInterrupt:
+            raise
+        except BaseException:
+            events += _figures()
+            raise
+        events += _figures()
 
     def _evaluate(self, code: str) -> Any:
         """Execute `code`; the value of its last statement if that is an expression."""
@@ -310,7 +371,13 @@ class Kernel:
             value = str(error)
         except BaseException:
             value = "<no text>"
-        return {"op": "error", "name": type(error).__name__, "value": value[: _MAX_TEXT // 4], "traceback": lines}
+        return {
+            "op": "error",
+            "name": _class_name(error),
+            "value": value[: _MAX_TEXT // 4],
+            "traceback": lines,
+            "frames": _frames(error),
+        }
 
     def _look_for_interrupt(self) -> None:
         """Raise if the interrupt that came between two runs was meant for this one.
@@ -364,8 +431,24 @@ class Kernel:
     def _send(self, *messages: dict[str, Any]) -> None:
         encoded = [to_ascii_json(message) for message in messages]
         words = b"".join(LENGTH.pack(len(data)) + data for data in encoded)
-        _write_all(self._control, words)
-        self._said += len(words)
+        with self._sending:
+            _write_all(self._control, words)
+            self._said += len(words)
+
+
+class _PyplotFinder:
+    """Has `plt.show` replaced as pyplot is imported: nobody knows before whether it will be."""
+
+    def __init__(self, show: Callable[[dict[str, Any]], None]) -> None:
+        self._show = show
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
+        if name != "matplotlib.pyplot":
+            return None
+        from .display import find_pyplot
+
+        others = [finder for finder in sys.meta_path if finder is not self]
+        return find_pyplot(self._show, others, name, path, target)
 
 
 class _Fence:
@@ -508,47 +591,21 @@ def _exit_code(error: SystemExit) -> int:
     return 1
 
 
-def _result(value: object) -> dict[str, Any]:
-    text = repr(value)
-    if len(text) > _MAX_TEXT:
-        text = text[:_MAX_TEXT] + "…"
-    return {"op": "result", "text": text, "mime": _rich(value)}
+def _figures() -> list[dict[str, Any]]:
+    if "matplotlib.pyplot" not in sys.modules:
+        return []
+    from .display import figures
 
-
-_RICH = {
-    "_repr_html_": "text/html",
-    "_repr_markdown_": "text/markdown",
-    "_repr_svg_": "image/svg+xml",
-    "_repr_latex_": "text/latex",
-}
-
-
-def _rich(value: object) -> dict[str, str]:
-    found = {}
-    room = _MAX_TEXT
-    for method, mime in _RICH.items():
-        show = getattr(type(value), method, None)
-        if show is None:
-            continue
-        try:
-            text = show(value)
-        except Exception:
-            continue  # the plain text is there
-        if isinstance(text, str) and len(text) <= room:
-            found[mime] = text
-            room -= len(text)
-    return found
+    return figures()
 
 
 def _traceback(error: BaseException) -> list[str]:
     """The formatted traceback from the user's first line on, cut to what a frame carries."""
-    start: TracebackType | None = error.__traceback__
-    while start is not None and not start.tb_frame.f_code.co_filename.startswith("<run "):
-        start = start.tb_next
+    start = _first_of_user(error)
     try:
         lines = traceback.format_exception(type(error), error, start)
     except BaseException:
-        lines = [f"{type(error).__name__}\n"]
+        lines = [f"{_class_name(error)}\n"]
     kept: list[str] = []
     room = _MAX_TEXT
     for line in reversed(lines):  # the last lines say most
@@ -557,6 +614,39 @@ def _traceback(error: BaseException) -> list[str]:
         if room <= 0:
             break
     return kept[::-1]
+
+
+def _frames(error: BaseException) -> list[dict[str, Any]]:
+    """Where the exception came from, as data: the innermost frames from the user's first line on, outermost first."""
+    places = deque(maxlen=_MAX_FRAMES)
+    at = _first_of_user(error)
+    while at is not None:
+        code = at.tb_frame.f_code
+        places.append((code.co_filename, at.tb_lineno, code.co_name))
+        at = at.tb_next
+    frames = []
+    try:
+        if isinstance(error, SyntaxError) and error.filename is not None:
+            places.append((str(error.filename), int(error.lineno or 0), "<module>"))
+        for file, line, name in places:
+            text = linecache.getline(file, line).strip()
+            place = {"file": file[-_MAX_NAME:], "name": name[:_MAX_NAME], "text": text[:_MAX_NAME]}
+            frames.append({**place, "line": min(max(0, line or 0), _MAX_LINE)})
+    except BaseException:
+        pass
+    return frames
+
+
+def _class_name(error: BaseException) -> str:
+    name: str = type.__dict__["__name__"].__get__(type(error))  # its metaclass is the user's
+    return name[:_MAX_NAME]
+
+
+def _first_of_user(error: BaseException) -> TracebackType | None:
+    start = error.__traceback__
+    while start is not None and not start.tb_frame.f_code.co_filename.startswith("<run "):
+        start = start.tb_next
+    return start
 
 
 def _future_flags() -> int:

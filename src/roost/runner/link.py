@@ -14,8 +14,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Callable
 
-# Room for one result and for what is left in both pipes: whoever saw room may add these.
-_HIGH = MAX_UNACKNOWLEDGED - MAX_PAYLOAD - (256 << 10)
+# Room for one result, and for what is left in both pipes and in the socket: whoever saw room may add these.
+_HIGH = MAX_UNACKNOWLEDGED - MAX_PAYLOAD - (512 << 10)
 _MAX_CONNECTIONS = 8
 _AT_ONCE = 64
 

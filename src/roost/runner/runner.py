@@ -25,7 +25,8 @@ else:
     import _signal as signal
 
 # The kernel escapes what is not ASCII, so its words are longer than the frames that they become.
-_MAX_WORD = 4 << 20
+_MAX_WORD = 8 << 20
+_AT_ONCE = 65_536
 _INT = struct.Struct("i")
 _STATUSES = ("ok", "error", "exited", "interrupted")
 
@@ -209,13 +210,20 @@ class Runner:
             self._selector.unregister(kernel.sync)
             kernel.sync_open = False
             return
-        self._on_control(kernel, READ)
+        self._hear_out(kernel)
         self._drain()
         if not kernel.closed:
             try:
                 kernel.sync.send(data)
             except OSError:
                 pass
+
+    def _hear_out(self, kernel: _Kernel) -> None:
+        """Take in what it has said by now, and no more: a word may be longer than one read."""
+        left = kernel.unread()
+        while left > 0 and not kernel.closed:
+            self._on_control(kernel, READ)
+            left -= _AT_ONCE
 
     def _on_word(self, kernel: _Kernel, word: dict[str, Any]) -> None:
         run = self._current
@@ -230,11 +238,11 @@ class Runner:
         elif op == "result":
             self._emit(Kind.RESULT, run, {"text": _text(word["text"]), "mime": _texts(word["mime"])})
         elif op == "display":
-            self._emit(Kind.DISPLAY, run, {"mime": _texts(word["mime"])})
+            self._emit(Kind.DISPLAY, run, _display(word))
         elif op == "error":
             trace = [_text(line) for line in word["traceback"]]
             error = {"name": _text(word["name"]), "value": _text(word["value"]), "traceback": trace}
-            self._emit(Kind.ERROR, run, error)
+            self._emit(Kind.ERROR, run, {**error, "frames": [_place(frame) for frame in word["frames"]]})
         else:
             raise _GarbageError(op)
 
@@ -317,7 +325,7 @@ class Runner:
 
     def _bury(self, kernel: _Kernel, status: int) -> None:
         # Its last words first: it may have ended its run before it died.
-        self._on_control(kernel, READ)
+        self._hear_out(kernel)
         kernel.close()
         run = self._current
         if run is not None:
@@ -461,7 +469,7 @@ class _Kernel:
 
     def receive(self) -> list[dict[str, Any]]:
         try:
-            data = self.control.recv(65_536)
+            data = self.control.recv(_AT_ONCE)
         except BlockingIOError:
             return []
         if not data:
@@ -482,6 +490,12 @@ class _Kernel:
             words.append(word)
             del inbox[:end]
         return words
+
+    def unread(self) -> int:
+        if self.closed:
+            return 0
+        held: int = _INT.unpack(fcntl.ioctl(self.control, termios.FIONREAD, bytes(4)))[0]
+        return held
 
     def is_dying(self) -> bool:
         """Whether it ends by itself, so that a broken conversation proves nothing."""
@@ -543,3 +557,18 @@ def _texts(value: Any) -> dict[str, str]:
     if not isinstance(value, dict):
         raise _GarbageError("an object expected")
     return {_text(key): _text(content) for key, content in value.items()}
+
+
+def _display(word: dict[str, Any]) -> dict[str, Any]:
+    shown: dict[str, Any] = {"mime": _texts(word["mime"])}
+    if "display_id" in word:
+        shown["display_id"] = _text(word["display_id"])
+    if word.get("update") is True:
+        shown["update"] = True
+    return shown
+
+
+def _place(frame: Any) -> dict[str, Any]:
+    if not isinstance(frame, dict) or type(frame["line"]) is not int or not 0 <= frame["line"] < 1 << 63:
+        raise _GarbageError("a frame expected")
+    return {"line": frame["line"], **{name: _text(frame[name]) for name in ("file", "name", "text")}}

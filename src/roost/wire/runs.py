@@ -47,11 +47,13 @@ class EventKind(StrEnum):
     STARTED = "started"
     """`{"state_lost": bool}`: whether variables of earlier runs are gone"""
     RESULT = "result"
-    """`{"text": repr of the last expression's value, "mime": {type: content}}`"""
+    """`{"text": repr of the last expression's value, "mime": {type: content}}`; see `roost.wire.mime`"""
     DISPLAY = "display"
-    """`{"mime": {type: content}}`"""
+    """`{"mime": {type: content}, "display_id": str?, "update": true?}`; with `update` it takes the place of what was
+    shown with that id"""
     ERROR = "error"
-    """`{"name": exception class, "value": str, "traceback": [line, …]}`"""
+    """`{"name": exception class, "value": str, "traceback": [line, …], "frames": [{"file", "line", "name", "text"}]}`;
+    the frames are the innermost of the traceback, outermost first"""
     PROMPT = "prompt"
     """`{"prompt": number, "text": str, "password": bool}`"""
     INPUT = "input"

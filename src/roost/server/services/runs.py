@@ -167,11 +167,17 @@ async def _gather(agent: Agent, session_id: str, run_id: str, cursor: int, wait_
             has_output = True
             deadline = min(deadline, time.monotonic() + GATHER_S)
         events += page.events
-        size += sum(len(event.data) for event in page.events if isinstance(event.data, str))
+        size += sum(_size(event) for event in page.events)
         at_end = page.run.last_seq <= (events[-1].seq if events else cursor)
         settled = at_end and page.run.state in (RunState.ENDED, RunState.WAITING)
         if settled or size >= POLL_BYTES or time.monotonic() >= deadline:
             return _polled(run_id, events, page, cursor)
+
+
+def _size(event: Event) -> int:
+    if isinstance(event.data, str):
+        return len(event.data)
+    return sum(map(len, event.data.get("mime", {}).values()))
 
 
 def _polled(run_id: str, events: list[Event], page: Page, cursor: int) -> Polled:
