@@ -212,7 +212,8 @@ def test_the_next_keeper_starts_while_a_retired_ones_child_lives(keeper: Keeper)
     assert told is not None
     assert (told["event"], told["pid"], gone) == ("exited", child, None)
     assert new.ask({"op": "hello"})["pid"] == first["pid"]
-    os.kill(first["pid"], signal.SIGKILL)
+    new.ask({"op": "retire"})
+    assert new.receive() is None
 
 
 @pytest.mark.parametrize(

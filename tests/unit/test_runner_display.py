@@ -131,7 +131,7 @@ class Liar:
         return "liar"
 
     @property  # type: ignore[misc]
-    def __class__(self) -> type:  # type: ignore[override]
+    def __class__(self) -> type:
         return str
 
     def _repr_html_(self) -> "Liar":
@@ -256,4 +256,4 @@ def test_a_display_without_an_id_has_no_handle_and_true_is_a_new_id() -> None:
 @pytest.mark.parametrize("wrong", ["", "a" * 257, 5, b"a", False])
 def test_other_ids_are_refused(wrong: object) -> None:
     with pytest.raises(ValueError, match="display_id"):
-        display.update_display([].append, 1, wrong)
+        display.update_display(lambda word: None, 1, wrong)

@@ -1,4 +1,4 @@
-"""Objects as bundles of MIME types that fit a frame (docs/protocol/runner.md §3); loaded when something is first shown.
+"""Objects as bundles of MIME types that fit a frame (docs/protocol/runner.md §3).
 
 Whatever is asked here for its looks is the user's: it may raise, be of another type than it says, or be a gigabyte.
 """

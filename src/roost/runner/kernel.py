@@ -187,12 +187,14 @@ class Kernel:
             With a display_id, a text or True for a new one, a handle is returned whose `update` shows another object
             in their place.
             """
+            self._load_display()
             from . import display as shown
 
             return shown.display(self.show, objects, display_id)
 
         def update_display(obj: object, *, display_id: object) -> None:
             """Show an object in the place of what was displayed with this id."""
+            self._load_display()
             from . import display as shown
 
             shown.update_display(self.show, obj, display_id)
@@ -280,6 +282,17 @@ class Kernel:
         self._heard += len(text)
         return moved
 
+    def _load_display(self) -> None:
+        """Load what shows objects with the first that is shown; what that reads is ours, not the run's."""
+        if __package__ + ".display" in sys.modules:
+            return
+        before = self._traffic()
+        from . import display  # noqa: F401 - for its place in sys.modules
+
+        after = self._traffic()
+        if before is not None and after is not None:
+            self._heard += after[0] - before[0]
+
     def _outcome(self, message: dict[str, Any], events: list[dict[str, Any]]) -> tuple[str, int]:
         if signal.getsignal(signal.SIGINT) != self._on_interrupt:
             signal.signal(signal.SIGINT, self._on_interrupt)
@@ -309,6 +322,7 @@ class Kernel:
             value = self._evaluate(message["code"])
             if message["echo"] and value is not None:
                 builtins._ = value  # type: ignore[attr-defined]
+                self._load_display()
                 from .display import result
 
                 events.append(result(value))
