@@ -23,7 +23,8 @@ pytestmark = pytest.mark.skipif(
     not BubblewrapRuntime().probe().available, reason="bubblewrap or user namespaces are missing"
 )
 ROOT = Path(__file__).parents[2]
-ROOST = Path(sys.executable).with_name("roost")
+# Not the installed script: its first line names a place that an ordinary user may be unable to reach.
+ROOST = [sys.executable, "-m", "roost"]
 
 
 @pytest.fixture
@@ -40,9 +41,7 @@ def bare(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def command(*arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [str(ROOST), *arguments], input=stdin, capture_output=True, text=True, timeout=60, check=False
-    )
+    return subprocess.run([*ROOST, *arguments], input=stdin, capture_output=True, text=True, timeout=60, check=False)
 
 
 def test_the_first_command_starts_a_server_and_prints_the_answer(bare: Path) -> None:
@@ -59,7 +58,7 @@ def test_the_first_command_starts_a_server_and_prints_the_answer(bare: Path) -> 
 def test_two_first_commands_at_the_same_moment_share_one_server(bare: Path) -> None:
     both = [
         subprocess.Popen(
-            [str(ROOST), "run", "python", "-c", "print(6*7)"],
+            [*ROOST, "run", "python", "-c", "print(6*7)"],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -104,7 +103,7 @@ def test_a_prompt_is_answered_from_a_pipe_or_ends(bare: Path) -> None:
 
 def test_a_prompt_is_asked_on_the_terminal(bare: Path) -> None:
     ours, theirs = pty.openpty()
-    program = [str(ROOST), "run", "python", "-c", "print('hi', input('name? '))"]
+    program = [*ROOST, "run", "python", "-c", "print('hi', input('name? '))"]
     with subprocess.Popen(program, stdin=theirs, stdout=theirs, stderr=theirs) as process:
         os.close(theirs)
         seen = read_until(ours, b"name? ")
@@ -151,7 +150,7 @@ def test_the_server_is_started_shown_and_stopped_and_sessions_outlive_it(bare: P
 
 
 def test_a_server_in_the_foreground_ends_by_a_signal_and_refuses_a_second(bare: Path) -> None:
-    program = [str(ROOST), "serve", "--listen", "127.0.0.1:0"]
+    program = [*ROOST, "serve", "--listen", "127.0.0.1:0"]
     with subprocess.Popen(program, stderr=subprocess.PIPE, text=True) as server:
         assert server.stderr is not None
         assert "server.started" in server.stderr.readline()

@@ -39,8 +39,9 @@ async def test_a_launch_whose_keeper_is_killed_fails_at_once_and_the_next_one_wo
     os.kill(keeper, signal.SIGSTOP)
     await state_of(keeper, "T")
     launching = asyncio.create_task(agent.launch(spec))
+    assert agent._keeper is not None
     async with asyncio.timeout(10):
-        while not (data_dir / "sandboxes" / spec.session_id / "sandbox.json").exists():
+        while not agent._keeper._waiting:  # a request that is not sent yet would go to the next keeper
             await asyncio.sleep(0.005)
 
     os.kill(keeper, signal.SIGKILL)
