@@ -7,8 +7,9 @@ import psutil
 
 from roost.agent.supervisor import LocalAgent
 from roost.engines.base import Bundle, Engine, EngineConfig, Node, Reservation
+from roost.engines.reservations import Reservations
 from roost.wire.agent import Agent
-from roost.wire.errors import NoCapacity, NotFound
+from roost.wire.errors import NotFound
 
 NODE_ID = "local"
 
@@ -21,14 +22,14 @@ class LocalEngine(Engine):
 
     def __init__(self) -> None:
         self._agent: LocalAgent | None = None
-        self._capacity: dict[str, float] = {}
-        self._reserved: dict[str, Reservation] = {}
+        self._reservations = Reservations({})
 
     async def open(self, config: EngineConfig) -> None:
-        self._capacity = {
+        capacity = {
             "cpu": (os.cpu_count() or 1) * config.overcommit_cpu,
             "mem": psutil.virtual_memory().total * config.overcommit_mem,
         }
+        self._reservations = Reservations({NODE_ID: capacity})
         self._agent = LocalAgent(config.data_dir)
         await self._agent.open()
 
@@ -38,37 +39,18 @@ class LocalEngine(Engine):
             self._agent = None
 
     async def nodes(self) -> Sequence[Node]:
-        return [Node(node_id=NODE_ID, capacity=dict(self._capacity), available=self._available())]
+        return self._reservations.nodes()
 
     async def reserve(self, key: str, bundles: Sequence[Bundle]) -> Reservation:
-        if key in self._reserved:
-            return self._reserved[key]
-        rest = self._available()
-        for bundle in bundles:
-            if bundle.node_id != NODE_ID:
-                raise NoCapacity(f"there is no node {bundle.node_id}")
-            for slot, need in bundle.slots.items():
-                if need > rest.get(slot, 0.0):
-                    raise NoCapacity(f"{slot}: {need:g} needed, {rest.get(slot, 0.0):g} left")
-                rest[slot] -= need
-        self._reserved[key] = Reservation(key=key, bundles=tuple(bundles))
-        return self._reserved[key]
+        return self._reservations.reserve(key, bundles)
 
     async def reservations(self) -> Sequence[Reservation]:
-        return list(self._reserved.values())
+        return self._reservations.all()
 
     async def release(self, key: str) -> None:
-        self._reserved.pop(key, None)
+        self._reservations.release(key)
 
     async def agent(self, node_id: str) -> Agent:
         if node_id != NODE_ID or self._agent is None:
             raise NotFound(f"there is no node {node_id}")
         return self._agent
-
-    def _available(self) -> dict[str, float]:
-        rest = dict(self._capacity)
-        for reservation in self._reserved.values():
-            for bundle in reservation.bundles:
-                for slot, need in bundle.slots.items():
-                    rest[slot] -= need
-        return rest

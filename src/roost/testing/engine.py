@@ -7,8 +7,9 @@ from collections.abc import AsyncIterator, Sequence
 import msgspec
 
 from roost.engines.base import Bundle, Engine, EngineConfig, Node, Reservation
+from roost.engines.reservations import Reservations
 from roost.wire.agent import Agent, SessionFiles
-from roost.wire.errors import NoCapacity, NotFound, RoostError, SessionNotFound, SessionNotRunning
+from roost.wire.errors import NotFound, RoostError, SessionNotFound, SessionNotRunning
 from roost.wire.reasons import Reason
 from roost.wire.runs import InterruptOutcome, Page, RunSpec, RunSummary
 from roost.wire.sandboxes import (
@@ -147,9 +148,9 @@ class FakeEngine(Engine):
     """Nodes of given capacity, each with a `FakeAgent`."""
 
     def __init__(self, **nodes: dict[str, float]) -> None:
-        self.capacity = nodes or {"fake": {"cpu": 4.0, "mem": float(4 << 30)}}
-        self.agents = {name: FakeAgent() for name in self.capacity}
-        self._reserved: dict[str, Reservation] = {}
+        capacity = nodes or {"fake": {"cpu": 4.0, "mem": float(4 << 30)}}
+        self.agents = {name: FakeAgent() for name in capacity}
+        self._reservations = Reservations(capacity)
 
     async def open(self, config: EngineConfig) -> None:
         pass
@@ -158,40 +159,18 @@ class FakeEngine(Engine):
         pass
 
     async def nodes(self) -> Sequence[Node]:
-        return [
-            Node(node_id=name, capacity=dict(slots), available=self._available(name))
-            for name, slots in self.capacity.items()
-        ]
+        return self._reservations.nodes()
 
     async def reserve(self, key: str, bundles: Sequence[Bundle]) -> Reservation:
-        if key in self._reserved:
-            return self._reserved[key]
-        rest = {name: self._available(name) for name in self.capacity}
-        for bundle in bundles:
-            if bundle.node_id not in rest:
-                raise NoCapacity(f"there is no node {bundle.node_id}")
-            for slot, need in bundle.slots.items():
-                if need > rest[bundle.node_id].get(slot, 0.0):
-                    raise NoCapacity(f"{slot}: {need:g} needed on {bundle.node_id}")
-                rest[bundle.node_id][slot] -= need
-        return self._reserved.setdefault(key, Reservation(key=key, bundles=tuple(bundles)))
+        return self._reservations.reserve(key, bundles)
 
     async def reservations(self) -> Sequence[Reservation]:
-        return list(self._reserved.values())
+        return self._reservations.all()
 
     async def release(self, key: str) -> None:
-        self._reserved.pop(key, None)
+        self._reservations.release(key)
 
     async def agent(self, node_id: str) -> FakeAgent:
         if node_id not in self.agents:
             raise NotFound(f"there is no node {node_id}")
         return self.agents[node_id]
-
-    def _available(self, node_id: str) -> dict[str, float]:
-        rest = dict(self.capacity[node_id])
-        for reservation in self._reserved.values():
-            for bundle in reservation.bundles:
-                if bundle.node_id == node_id:
-                    for slot, need in bundle.slots.items():
-                        rest[slot] -= need
-        return rest

@@ -5,8 +5,6 @@ from collections.abc import Mapping
 
 import msgspec
 
-from roost.wire.errors import InsufficientPrivilege
-
 
 class Caller(msgspec.Struct, frozen=True, kw_only=True):
     """Who is calling."""
@@ -17,15 +15,6 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
     role: str
     """`superadmin`, `admin` (of a domain), `user`."""
     domain: str
-
-    def require_superadmin(self, what: str) -> None:
-        """Refuse everybody else.
-
-        Raises:
-            InsufficientPrivilege: the caller is not a super-administrator.
-        """
-        if self.role != "superadmin":
-            raise InsufficientPrivilege(f"only a super-administrator may {what}")
 
 
 class Presented(msgspec.Struct, frozen=True, kw_only=True):

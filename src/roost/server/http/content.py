@@ -8,6 +8,7 @@ from urllib.parse import quote
 from aiohttp import hdrs, web
 
 from roost.server.http.context import platform_of, session_of
+from roost.wire.agent import SessionFiles
 from roost.wire.errors import InvalidParameters
 from roost.wire.sandboxes import FileInfo
 
@@ -26,7 +27,7 @@ async def get_content(request: web.Request) -> web.StreamResponse:
     home = await platform_of(request).files.home(session)
     info = await home.info(path)
     if info.mode[0] == "d":
-        return await _send_tar(request, path)
+        return await _send_tar(request, home, path)
     async with home.open(path) as opened:
         info = opened.info
         headers = {
@@ -70,9 +71,7 @@ async def delete_content(request: web.Request) -> web.Response:
     return web.Response(status=204)
 
 
-async def _send_tar(request: web.Request, path: str) -> web.StreamResponse:
-    session = await session_of(request)
-    home = await platform_of(request).files.home(session)
+async def _send_tar(request: web.Request, home: SessionFiles, path: str) -> web.StreamResponse:
     name = quote(path.rstrip("/").rpartition("/")[2].strip(".") or "work")
     response = web.StreamResponse(headers={hdrs.CONTENT_DISPOSITION: f"attachment; filename*=utf-8''{name}.tar"})
     response.content_type = "application/x-tar"

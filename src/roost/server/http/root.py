@@ -1,11 +1,13 @@
 """What the server says of itself; needs no credentials."""
 
+import importlib.metadata
+
 from aiohttp import web
 
 from roost.server.http.context import answer, public
 from roost.wire.versions import SERVER_VERSION
 
-ROOST_VERSION = "0.1.0"
+ROOST_VERSION = importlib.metadata.version("roost")
 
 
 @public

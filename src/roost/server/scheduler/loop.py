@@ -329,7 +329,7 @@ class Scheduler:
                 continue
             info = alive.pop(session.id, None)
             if session.state is S.TERMINATING:
-                self._begin_end(session, session.reason or _RESTARTED)
+                self._begin_end(session, session.reason or _ENDED_BEFORE)
             elif session.state is S.RESTARTING:
                 await self._engine.reserve(session.id, [Bundle(node_id=node_id, slots=session.spec.slots)])
                 await self._recover_restart(session, info)
@@ -377,7 +377,7 @@ class Scheduler:
 
 _UNKNOWN_END = Reason(code="self-terminated", sentence="its sandbox was gone when the server came back")
 _GONE_AT_RESTART = Reason(code="self-terminated", sentence="its sandbox was gone when it was to be restarted")
-_RESTARTED = Reason(code="user-requested", sentence="it was being ended when the server stopped")
+_ENDED_BEFORE = Reason(code="user-requested", sentence="it was being ended when the server stopped")
 
 
 def _now() -> float:

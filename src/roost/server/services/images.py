@@ -23,6 +23,3 @@ class Images:
     def find(self, reference: str, architecture: str | None = None) -> Image:
         """The image of a reference or alias (see `find_image`)."""
         return find_image(reference, self._images, architecture)
-
-    def all(self) -> list[Image]:
-        return list(self._images)
