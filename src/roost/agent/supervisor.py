@@ -342,7 +342,12 @@ class LocalAgent(Agent):
     async def feed(self, session_id: str, run_id: str, *, prompt: int | None, text: str | None) -> None:
         await self._sandbox(session_id).feed(run_id, prompt, text)
 
-    async def interrupt(self, session_id: str, run_id: str | None = None) -> InterruptOutcome:
+    async def complete(self, session_id: str, text: str) -> list[str]:
+        return await self._sandbox(session_id).complete(text)
+
+    async def interrupt(
+        self, session_id: str, run_id: str | None = None, *, grace_s: float | None = None
+    ) -> InterruptOutcome:
         return self._sandbox(session_id).interrupt(run_id)
 
     async def read(

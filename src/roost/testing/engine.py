@@ -110,9 +110,14 @@ class FakeAgent(Agent):
     async def feed(self, session_id: str, run_id: str, *, prompt: int | None, text: str | None) -> None:
         raise self._no_runs(session_id)
 
-    async def interrupt(self, session_id: str, run_id: str | None = None) -> InterruptOutcome:
+    async def interrupt(
+        self, session_id: str, run_id: str | None = None, *, grace_s: float | None = None
+    ) -> InterruptOutcome:
         self._check(session_id)
         return InterruptOutcome.IDLE
+
+    async def complete(self, session_id: str, text: str) -> list[str]:
+        raise self._no_runs(session_id)
 
     async def read(
         self, session_id: str, run_id: str, *, after: int, max_bytes: int = 1 << 20, wait_s: float = 0.0

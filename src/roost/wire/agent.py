@@ -180,8 +180,22 @@ class Agent(ABC):
         """
 
     @abstractmethod
-    async def interrupt(self, session_id: str, run_id: str | None = None) -> InterruptOutcome:
-        """Interrupt a run, or whatever runs now."""
+    async def interrupt(
+        self, session_id: str, run_id: str | None = None, *, grace_s: float | None = None
+    ) -> InterruptOutcome:
+        """Interrupt a run, or whatever runs now.
+
+        With `grace_s` this waits for the end of the run, and kills its interpreter where the run is still there after
+        so many seconds; without, it only sends.
+        """
+
+    @abstractmethod
+    async def complete(self, session_id: str, text: str) -> list[str]:
+        """Names that could end this text, by the variables of the live interpreter; none where it is busy.
+
+        Args:
+            text: what stands before the cursor; its end is completed.
+        """
 
     @abstractmethod
     async def read(

@@ -33,6 +33,8 @@ class RunStatus(StrEnum):
     """the code raised `SystemExit(n)`; exit code n"""
     INTERRUPTED = "interrupted"
     """`KeyboardInterrupt` ended it; exit code 130"""
+    EXEC_TIMEOUT = "exec-timeout"
+    """it ran longer than it was allowed to; exit code 124"""
     KERNEL_DIED = "kernel-died"
     """the interpreter died: exit code n of `os._exit(n)`, 128 + the signal otherwise"""
     SANDBOX_LOST = "sandbox-lost"
@@ -58,6 +60,8 @@ class EventKind(StrEnum):
     """`{"prompt": number, "text": str, "password": bool}`"""
     INPUT = "input"
     """`{"prompt": number, "text": str}` or `{"prompt": number, "eof": true}`; no text for a password"""
+    STAGE = "stage"
+    """`{"stage": "clean" or "build", "exit_code": int}`: a stage of a batch run has ended; its `exec` ends the run"""
     GAP = "gap"
     """`{"first": seq, "last": seq, "bytes": n}`: what had to be dropped"""
     END = "end"
@@ -98,14 +102,27 @@ class Event(msgspec.Struct, frozen=True):
     """`str` for stdout and stderr, an object of JSON values otherwise."""
 
 
+class BatchStages(msgspec.Struct, frozen=True, kw_only=True):
+    """The shell commands of a batch run, in their order; None skips a stage, `*` is the language's own way."""
+
+    clean: str | None = None
+    build: str | None = None
+    exec: str | None = None
+
+
 class RunSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """A piece of code to run, once."""
+    """A piece of work for a session, to be done once."""
 
     run_id: str
     code: str
     mode: str = "query"
+    """`query`: `code` in the interpreter that lives; `batch`: the stages as processes of their own."""
     echo: bool = True
     """Whether the last expression's value is a `result`."""
+    batch: BatchStages | None = None
+    """Only for `batch`."""
+    timeout_s: float | None = None
+    """How long it may run, from its start on; None is without limit."""
 
 
 class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
@@ -137,9 +154,13 @@ class InterruptOutcome(StrEnum):
     """What an interrupt did."""
 
     SENT = "sent"
-    """the run was told to stop"""
+    """the run was told to stop; nobody waited for it"""
+    INTERRUPTED = "interrupted"
+    """the run has ended of it"""
+    ESCALATED = "escalated"
+    """it did not heed the interrupt in time, so its interpreter was killed"""
     FINISHED = "finished"
-    """the run had ended already"""
+    """the run had ended already, or came to its own end meanwhile"""
     IDLE = "idle"
     """nothing was running"""
     DEQUEUED = "dequeued"
