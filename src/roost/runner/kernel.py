@@ -1,7 +1,6 @@
 """The Python kernel: a fork of the runner that executes runs in one namespace that lasts.
 
 Nothing here is trusted by the runner: user code shares this process and may do to it what it likes.
-Control messages are a u32 big-endian length and a JSON object, in both directions.
 """
 
 from __future__ import annotations
@@ -21,14 +20,16 @@ import traceback
 from _collections import deque  # type: ignore[import-not-found]
 from _thread import RLock, get_ident
 
-from . import system
-from .codec import from_json, to_ascii_json
-from .protocol import LENGTH, MAX_PAYLOAD
+from .protocol import MAX_PAYLOAD
+from .settling import leave_runner
+from .words import Words, write_all
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import CodeType, FrameType, TracebackType
     from typing import Any, Callable, NoReturn
+
+    from .worker import Settings
 
 try:
     import resource
@@ -43,12 +44,12 @@ _MAX_FRAMES = 32
 _MAX_LINE = (1 << 31) - 1
 
 
-def main(control: int, sync: int, stdout: int, stderr: int, home: str, environ: dict[str, str]) -> NoReturn:
+def main(control: int, sync: int, stdout: int, stderr: int, settings: Settings) -> NoReturn:
     """Become the kernel: called in the child right after the fork, and never returns."""
     code = 1
     try:
-        _leave_runner(control, sync, stdout, stderr)
-        _settle_in(home, environ)
+        leave_runner(control, sync, stdout, stderr)
+        _settle_in(settings.home, settings.environ)
         Kernel(control, sync).serve()
         code = 0
     except BaseException:
@@ -58,25 +59,6 @@ def main(control: int, sync: int, stdout: int, stderr: int, home: str, environ: 
             pass
     finally:
         os._exit(code)
-
-
-def _leave_runner(control: int, sync: int, stdout: int, stderr: int) -> None:
-    os.setpgid(0, 0)
-    signal.set_wakeup_fd(-1)
-    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD):
-        signal.signal(number, signal.SIG_DFL)
-    null = os.open("/dev/null", os.O_RDONLY)
-    os.dup2(null, 0)
-    os.dup2(stdout, 1)
-    os.dup2(stderr, 2)
-    system.close_all_but({0, 1, 2, control, sync})
-    # Debuggers and profilers of the user work on the user's own process. Not before: /proc is root's until then.
-    system.set_dumpable(True)
-    try:
-        with open("/proc/self/oom_score_adj", "w") as file:
-            file.write("1000")
-    except OSError:
-        pass
 
 
 def _settle_in(home: str, environ: dict[str, str]) -> None:
@@ -101,13 +83,10 @@ class Kernel:
     """One conversation with the runner, and the namespace that it fills."""
 
     def __init__(self, control: int, sync: int) -> None:
-        self._control = control
-        self._inbox = bytearray()
+        self._words = Words(control)
         self._fence = _Fence(sync)
-        # What this process reads and writes on behalf of no run.
-        self._heard = 0
-        self._said = 0
-        self._sending = RLock()
+        # What this process reads on behalf of no run, its conversation with the runner aside.
+        self._own_reads = 0
         self._loop: Any = None
         self._run = 0
         self._main_thread = get_ident()
@@ -125,11 +104,13 @@ class Kernel:
     def serve(self) -> None:
         """Execute what the runner sends, until it closes the socket."""
         while True:
-            message = self._receive()
+            message = self._words.receive()
             if message is None:
                 return
             if message["op"] == "run":
                 self._execute(message)
+            elif message["op"] == "complete":
+                self._complete(message["text"])
 
     def ask(self, text: str, password: bool) -> str:
         """One line from the user.
@@ -142,10 +123,10 @@ class Kernel:
         # An interrupt in the middle of a message would lose its place in the stream, so it waits for poll.
         self._shielded = True
         try:
-            self._send({"op": "prompt", "text": text[:_MAX_TEXT], "password": password})
+            self._words.send({"op": "prompt", "text": text[:_MAX_TEXT], "password": password})
             while True:
                 self._wait_for_word()
-                message = self._receive()
+                message = self._words.receive()
                 if message is None:
                     raise EOFError
                 if message["op"] == "input":
@@ -164,14 +145,14 @@ class Kernel:
         if self._fence.is_child or not self._running:
             sys.stdout.write(word["mime"]["text/plain"] + "\n")
             return
-        if self._sending._is_owned():  # type: ignore[attr-defined]
+        if self._words.sending._is_owned():  # type: ignore[attr-defined]
             raise RuntimeError("a signal handler cannot display in the middle of another display")
         _flush()
         is_main = get_ident() == self._main_thread
         shielded = self._shielded
         self._shielded = shielded or is_main
         try:
-            self._send(word)
+            self._words.send(word)
         finally:
             if is_main:
                 self._shielded = shielded
@@ -232,7 +213,7 @@ class Kernel:
 
     def _become_child(self) -> None:
         self._fence.is_child = True
-        for descriptor in (self._control, self._fence.descriptor):
+        for descriptor in (self._words.descriptor, self._fence.descriptor):
             try:
                 os.close(descriptor)
             except OSError:
@@ -261,7 +242,16 @@ class Kernel:
         after = self._traffic()
         if traffic is not None and after is not None:
             end["read_bytes"], end["written_bytes"] = (max(0, late - early) for early, late in zip(traffic, after))
-        self._send(*events, end)
+        self._words.send(*events, end)
+
+    def _complete(self, text: str) -> None:
+        try:
+            from .complete import complete
+
+            found = complete(text, self._namespace)
+        except Exception:
+            found = []  # whatever the user's objects did, somebody waits
+        self._words.send({"op": "completions", "completions": found})
 
     def _traffic(self) -> tuple[int, int] | None:
         """Bytes that read and write calls have moved, of children that were waited for too; None where nobody counts.
@@ -275,11 +265,11 @@ class Kernel:
             finally:
                 os.close(descriptor)
             counts = dict(line.split(b": ") for line in text.splitlines())
-            heard, said = self._heard + self._fence.heard, self._said + self._fence.said
-            moved = int(counts[b"rchar"]) - heard, int(counts[b"wchar"]) - said
+            heard, said = self._words.heard + self._fence.heard, self._words.said + self._fence.said
+            moved = int(counts[b"rchar"]) - heard - self._own_reads, int(counts[b"wchar"]) - said
         except Exception:
             return None
-        self._heard += len(text)
+        self._own_reads += len(text)
         return moved
 
     def _load_display(self) -> None:
@@ -291,7 +281,7 @@ class Kernel:
 
         after = self._traffic()
         if before is not None and after is not None:
-            self._heard += after[0] - before[0]
+            self._own_reads += after[0] - before[0]
 
     def _outcome(self, message: dict[str, Any], events: list[dict[str, Any]]) -> tuple[str, int]:
         if signal.getsignal(signal.SIGINT) != self._on_interrupt:
@@ -408,18 +398,18 @@ class Kernel:
 
     def _received(self) -> list[dict[str, Any]]:
         messages = []
-        while len(self._inbox) or select.select([self._control], [], [], 0)[0]:
-            message = self._receive()
+        while self._words.have_come():
+            message = self._words.receive()
             if message is None:
                 break
             messages.append(message)
         return messages
 
     def _wait_for_word(self) -> None:
-        if len(self._inbox):
+        if self._words.have_begun():
             return
         waiting = select.poll()
-        waiting.register(self._control, select.POLLIN)
+        waiting.register(self._words.descriptor, select.POLLIN)
         self._shielded = False
         if not self._pending:
             waiting.poll()
@@ -427,27 +417,6 @@ class Kernel:
         if self._pending:
             self._pending = False
             raise KeyboardInterrupt
-
-    def _receive(self) -> dict[str, Any] | None:
-        while True:
-            if len(self._inbox) >= LENGTH.size:
-                end = LENGTH.size + LENGTH.unpack_from(self._inbox)[0]
-                if len(self._inbox) >= end:
-                    message: dict[str, Any] = from_json(bytes(self._inbox[LENGTH.size : end]))
-                    del self._inbox[:end]
-                    return message
-            data = os.read(self._control, 65_536)
-            if not data:
-                return None
-            self._heard += len(data)
-            self._inbox += data
-
-    def _send(self, *messages: dict[str, Any]) -> None:
-        encoded = [to_ascii_json(message) for message in messages]
-        words = b"".join(LENGTH.pack(len(data)) + data for data in encoded)
-        with self._sending:
-            _write_all(self._control, words)
-            self._said += len(words)
 
 
 class _PyplotFinder:
@@ -509,7 +478,7 @@ class _Output(io.RawIOBase):
         view = memoryview(data).cast("B")
         if not self._fence.is_child and self._other_holds_bytes():
             self._fence.wait()
-        _write_all(self._descriptor, view)
+        write_all(self._descriptor, view)
         return len(view)
 
     def close(self) -> None:
@@ -562,15 +531,6 @@ class _Input(io.TextIOBase):
 
 def _text(raw: io.RawIOBase, errors: str) -> io.TextIOWrapper:
     return io.TextIOWrapper(raw, "utf-8", errors, write_through=True)  # type: ignore[arg-type]
-
-
-def _write_all(descriptor: int, data: bytes | memoryview) -> None:
-    view = memoryview(data)
-    while len(view):
-        try:
-            view = view[os.write(descriptor, view) :]
-        except BlockingIOError:
-            select.select([], [descriptor], [])
 
 
 def _flush() -> None:

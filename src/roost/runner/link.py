@@ -8,7 +8,18 @@ from _socket import socket
 
 from .codec import from_json
 from .poller import READ, WRITE, Poller
-from .protocol import MAX_PAYLOAD, MAX_UNACKNOWLEDGED, VERSION, Decoder, Frame, Kind, ProtocolError, encode, encode_json
+from .protocol import (
+    ABILITIES,
+    MAX_PAYLOAD,
+    MAX_UNACKNOWLEDGED,
+    VERSION,
+    Decoder,
+    Frame,
+    Kind,
+    ProtocolError,
+    encode,
+    encode_json,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -56,6 +67,16 @@ class Link:
         self._held += len(frame)
         if self._current is not None:
             self._current.outbox.append(frame)
+
+    @property
+    def peer(self) -> object:
+        """Whoever is connected now; for `answer`."""
+        return self._current
+
+    def answer(self, peer: object, kind: int, payload: bytes) -> None:
+        """Queue one frame that is not numbered, if this peer is still the one; it is not kept for another."""
+        if self._current is not None and self._current is peer:
+            self._current.outbox.append(encode(kind, 0, 0, payload))
 
     def flush(self) -> None:
         """Send what the socket takes now; the rest goes when it has room."""
@@ -137,6 +158,7 @@ class Link:
             "last": self._last,
             "seen": self._highest_run(),
             "generation": generation,
+            "abilities": list(ABILITIES),
         }
         connection.outbox.append(encode_json(Kind.HELLO, 0, 0, hello))
         connection.outbox.extend(self._kept)

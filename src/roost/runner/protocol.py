@@ -14,6 +14,11 @@ VERSION = 1
 MAX_PAYLOAD = 1 << 20
 MAX_OUTPUT = 65_536
 MAX_UNACKNOWLEDGED = 4 << 20
+MAX_COMPLETIONS = 500
+MAX_COMPLETION = 256
+STAGES = ("clean", "build", "exec")
+ABILITIES = ("batch", "complete", "kill")
+"""What a runner says in its hello that it can do beyond the first runners of this version."""
 
 HEADER = struct.Struct(">IBQI")
 LENGTH = struct.Struct(">I")
@@ -29,6 +34,8 @@ class Kind:
     INPUT = 4
     INTERRUPT = 5
     STOP = 6
+    COMPLETE = 7
+    KILL = 8
 
     HELLO = 64
     STDOUT = 65
@@ -39,6 +46,8 @@ class Kind:
     ERROR = 70
     PROMPT = 71
     END = 72
+    COMPLETIONS = 74
+    STAGE = 75
 
 
 class Frame:

@@ -2,32 +2,44 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
-import struct
 import sys
-import termios
 from _collections import deque  # type: ignore[import-not-found]
-from _socket import socket, socketpair
+from _socket import socket
 
 from . import system
-from .codec import from_json, to_ascii_json, to_json
+from .codec import from_json, to_json
 from .link import Link
 from .poller import READ, WRITE, Poller
-from .protocol import LENGTH, MAX_OUTPUT, MAX_PAYLOAD, Frame, Kind, utf8_boundary
+from .protocol import (
+    MAX_COMPLETION,
+    MAX_COMPLETIONS,
+    MAX_OUTPUT,
+    MAX_PAYLOAD,
+    STAGES,
+    Frame,
+    Kind,
+    utf8_boundary,
+)
+from .worker import AT_ONCE, BATCH, DRIVERS, ClosedError, GarbageError, Settings, Stream, Worker
 
 # Every module here is part of the time that a session takes to start, so some are the C halves of well-known ones.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal
-    from typing import Any, Callable, NoReturn
+    from typing import Any, NoReturn
 else:
     import _signal as signal
 
-# The kernel escapes what is not ASCII, so its words are longer than the frames that they become.
-_MAX_WORD = 8 << 20
-_AT_ONCE = 65_536
-_INT = struct.Struct("i")
+_NO_DRIVER = 127
+# What every session's processes find (spec/sessions-lifecycle.md, section 8).
+_STANDARD = {
+    "PATH": "/usr/local/bin:/usr/bin:/bin",
+    "USER": "work",
+    "LANG": "C.UTF-8",
+    "TERM": "xterm",
+    "SHELL": "/bin/sh",
+}
 _STATUSES = ("ok", "error", "exited", "interrupted")
 
 
@@ -47,33 +59,34 @@ def main(argument: str) -> NoReturn:
         os.write(config["ready_fd"], b"1")
         os.close(config["ready_fd"])
     os.chdir(config["home"])
-    Runner(listener, config["home"], config["environ"]).serve()
+    language, program = config.get("language", "python"), config.get("program", sys.executable)
+    environ = {**_STANDARD, "HOME": config["home"], **config["environ"]}
+    Runner(listener, Settings(config["home"], environ, language, program)).serve()
     sys.exit(0)
 
 
-class _GarbageError(Exception):
-    """The kernel said something that it cannot say: user code wrote to its socket."""
-
-
-class _ClosedError(_GarbageError):
-    """The kernel closed its socket."""
-
-
 class _Run:
-    def __init__(self, number: int, code: str, echo: bool) -> None:
+    def __init__(self, number: int, message: dict[str, Any]) -> None:
         self.number = number
-        self.code = code
-        self.echo = echo
+        self.code = str(message["code"])
+        self.echo = bool(message.get("echo", True))
+        self.stages = _commands(message["stages"]) if message["mode"] == BATCH else None
         self.prompts = 0
         self.waiting = False
+        self.begun: str | None = None
+
+    def work(self) -> dict[str, Any]:
+        """What a worker is told."""
+        if self.stages is not None:
+            return {"op": "run", "run": self.number, "stages": self.stages}
+        return {"op": "run", "run": self.number, "code": self.code, "echo": self.echo}
 
 
 class Runner:
     """The queue of runs, the kernel that executes them, and the pipes that it writes to."""
 
-    def __init__(self, listener: socket, home: str, environ: dict[str, str]) -> None:
-        self._home = home
-        self._environ = environ
+    def __init__(self, listener: socket, settings: Settings) -> None:
+        self._settings = settings
         self._selector = Poller()
         self._link = Link(listener, self._selector, self._on_command, lambda: self._seen)
         self._seen = 0
@@ -82,12 +95,15 @@ class Runner:
         self._stopping = False
         self._listening = True
         self._state_lost = False
+        # Who asked the kernel for completions, and the number of the question.
+        self._completing: tuple[object, int] | None = None
+        self._batch: Worker | None = None
         # One pair of pipes for all kernels, so that what a dead kernel left behind can still write.
-        self._streams = (_Stream(Kind.STDOUT), _Stream(Kind.STDERR))
+        self._streams = (Stream(Kind.STDOUT), Stream(Kind.STDERR))
         for stream in self._streams:
             self._selector.register(stream.reader, READ, stream.on_ready(self._read))
         self._watch_children()
-        self._kernel = self._fork()
+        self._kernel = self._fork_kernel()
 
     def serve(self) -> None:
         """Go round until stopped."""
@@ -96,58 +112,85 @@ class Runner:
                 callback(events)
             self._settle()
             self._link.flush()
-        kernel = self._kernel
-        if kernel is not None and kernel.status is None:
-            kernel.kill()
+        for worker in (self._kernel, self._batch):
+            if worker is not None:
+                worker.kill()
 
     # -- from the agent
 
     def _on_command(self, frame: Frame, message: dict[str, Any]) -> None:
         if frame.kind == Kind.START:
-            self._start(frame.run, str(message["code"]), bool(message.get("echo", True)))
+            self._start(frame.run, message)
         elif frame.kind == Kind.INPUT:
             self._input(frame.run, message)
         elif frame.kind == Kind.INTERRUPT:
             self._interrupt(frame.run)
+        elif frame.kind == Kind.KILL:
+            self._kill(frame.run)
+        elif frame.kind == Kind.COMPLETE:
+            self._complete(int(message["id"]), str(message["text"]))
         elif frame.kind == Kind.STOP:
             self._stopping = True
         else:
             raise ValueError(f"an unknown kind of frame: {frame.kind}")
 
-    def _start(self, number: int, code: str, echo: bool) -> None:
+    def _start(self, number: int, message: dict[str, Any]) -> None:
         if number <= self._seen:
             return
+        self._queue.append(_Run(number, message))
         self._seen = number
-        self._queue.append(_Run(number, code, echo))
         # Not left to the end of the round: the kernel can work while we send.
         self._begin_next()
 
     def _input(self, number: int, message: dict[str, Any]) -> None:
-        run, kernel = self._current, self._kernel
-        if run is None or kernel is None or run.number != number or not run.waiting:
+        run, worker = self._current, self._worker
+        if run is None or worker is None or run.number != number or not run.waiting:
             return
         if message["prompt"] != run.prompts:
             return
         answer = {"eof": True} if message.get("eof") else {"text": str(message["text"])}
         run.waiting = False
-        kernel.send({"op": "input", **answer})
+        worker.send({"op": "input", **answer})
 
     def _interrupt(self, number: int) -> None:
-        run, kernel = self._current, self._kernel
+        run, worker = self._current, self._worker
         if run is not None and number in (0, run.number):
-            if kernel is not None and kernel.status is None:
+            if worker is not None and worker.status is None:
                 # First the word, then the signal: see Kernel._look_for_interrupt.
-                kernel.send({"op": "interrupt", "run": run.number})
-                kernel.signal(signal.SIGINT)
+                worker.send({"op": "interrupt", "run": run.number})
+                worker.interrupt()
             return
         for waiting in list(self._queue):
             if waiting.number == number:
                 self._queue.remove(waiting)
                 self._emit_end(number, "interrupted", 130, 0.0, dequeued=True)
 
+    def _kill(self, number: int) -> None:
+        run, worker = self._current, self._worker
+        if run is not None and worker is not None and run.number == number:
+            worker.kill()
+
+    def _complete(self, number: int, text: str) -> None:
+        kernel, asked = self._kernel, (self._link.peer, number)
+        is_free = self._current is None and not self._queue and self._completing is None
+        if not is_free or kernel is None or kernel.status is not None or kernel.closed:
+            self._answer_completion(asked, [])
+            return
+        self._completing = asked
+        kernel.send({"op": "complete", "text": text})
+
+    def _answer_completion(self, asked: tuple[object, int], found: list[str]) -> None:
+        peer, number = asked
+        self._link.answer(peer, Kind.COMPLETIONS, to_json({"id": number, "completions": found}))
+
+    @property
+    def _worker(self) -> Worker | None:
+        """What works on the current run."""
+        return self._kernel if self._current is None or self._current.stages is None else self._batch
+
     # -- from the kernel
 
-    def _read(self, stream: _Stream) -> int:
+    def _read(self, stream: Stream) -> int:
         """Read once; the number of bytes, 0 if there are none."""
         try:
             data = os.read(stream.reader, MAX_OUTPUT)
@@ -166,7 +209,7 @@ class Runner:
                     break
                 left -= count
 
-    def _emit_output(self, stream: _Stream, data: bytes) -> None:
+    def _emit_output(self, stream: Stream, data: bytes) -> None:
         data = stream.tail + data
         while data:
             part = data[:MAX_OUTPUT]
@@ -183,8 +226,8 @@ class Runner:
                 self._link.emit(stream.kind, self._run_number(), stream.tail)
                 stream.tail = b""
 
-    def _on_control(self, kernel: _Kernel, events: int) -> None:
-        if kernel is not self._kernel or kernel.closed:
+    def _on_control(self, kernel: Worker, events: int) -> None:
+        if kernel not in (self._kernel, self._batch) or kernel.closed:
             return
         try:
             if events & WRITE:
@@ -192,15 +235,15 @@ class Runner:
             if events & READ:
                 for word in kernel.receive():
                     self._on_word(kernel, word)
-        except (_GarbageError, ValueError, KeyError, TypeError, RecursionError, OSError) as error:
+        except (GarbageError, ValueError, KeyError, TypeError, RecursionError, OSError) as error:
             # Its death, which ends the run, comes by SIGCHLD.
             if not kernel.is_dying():
-                kernel.channel = "closed" if isinstance(error, (_ClosedError, OSError)) else "broken"
+                kernel.channel = "closed" if isinstance(error, (ClosedError, OSError)) else "broken"
             kernel.kill()
             kernel.close()
 
-    def _on_sync(self, kernel: _Kernel) -> None:
-        if kernel is not self._kernel or kernel.closed:
+    def _on_sync(self, kernel: Worker) -> None:
+        if kernel not in (self._kernel, self._batch) or kernel.closed:
             return
         try:
             data = kernel.sync.recv(256)
@@ -218,23 +261,28 @@ class Runner:
             except OSError:
                 pass
 
-    def _hear_out(self, kernel: _Kernel) -> None:
+    def _hear_out(self, kernel: Worker) -> None:
         """Take in what it has said by now, and no more: a word may be longer than one read."""
         left = kernel.unread()
         while left > 0 and not kernel.closed:
             self._on_control(kernel, READ)
-            left -= _AT_ONCE
+            left -= AT_ONCE
 
-    def _on_word(self, kernel: _Kernel, word: dict[str, Any]) -> None:
+    def _on_word(self, worker: Worker, word: dict[str, Any]) -> None:
+        if word["op"] == "completions":
+            self._on_completions(word["completions"])
+            return
         run = self._current
-        if run is None:
+        if run is None or worker is not self._worker:
             return
         self._drain()
         op = word["op"]
         if op == "end":
-            self._finish(kernel, run, word)
+            self._finish(worker, run, word)
         elif op == "prompt":
             self._prompt(run, word)
+        elif op == "stage" and run.stages is not None:
+            self._end_stage(run, word)
         elif op == "result":
             self._emit(Kind.RESULT, run, {"text": _text(word["text"]), "mime": _texts(word["mime"])})
         elif op == "display":
@@ -244,33 +292,59 @@ class Runner:
             error = {"name": _text(word["name"]), "value": _text(word["value"]), "traceback": trace}
             self._emit(Kind.ERROR, run, {**error, "frames": [_place(frame) for frame in word["frames"]]})
         else:
-            raise _GarbageError(op)
+            raise GarbageError(op)
+
+    def _on_completions(self, found: Any) -> None:
+        if self._completing is None or not isinstance(found, list) or len(found) > MAX_COMPLETIONS:
+            raise GarbageError("completions")
+        names = [_text(name) for name in found]
+        if any(len(name) > MAX_COMPLETION for name in names):
+            raise GarbageError("completions")
+        asked, self._completing = self._completing, None
+        self._answer_completion(asked, names)
+
+    def _end_stage(self, run: _Run, word: dict[str, Any]) -> None:
+        stage, code = word["stage"], word["exit_code"]
+        due = STAGES[0] if run.begun is None else STAGES[1] if run.begun == STAGES[0] else None
+        if stage != due or type(code) is not int or not -1 <= code <= 255:
+            raise GarbageError("stage")
+        run.begun = stage
+        run.waiting = False
+        self._emit_tails()
+        self._emit(Kind.STAGE, run, {"stage": stage, "exit_code": code})
 
     def _prompt(self, run: _Run, word: dict[str, Any]) -> None:
         text, password = _text(word["text"]), word["password"] is True
         if run.waiting:
-            raise _GarbageError("two prompts at once")
+            raise GarbageError("two prompts at once")
         run.waiting = True
         run.prompts += 1
         self._emit(Kind.PROMPT, run, {"prompt": run.prompts, "text": text, "password": password})
 
-    def _finish(self, kernel: _Kernel, run: _Run, word: dict[str, Any]) -> None:
+    def _finish(self, worker: Worker, run: _Run, word: dict[str, Any]) -> None:
         status, code, spent = word["status"], word["exit_code"], word["cpu_s"]
-        if status not in _STATUSES or type(code) is not int or not 0 <= code <= 255:
-            raise _GarbageError("end")
+        if status not in _STATUSES or type(code) is not int or not -1 <= code <= 255:
+            raise GarbageError("end")
         if type(spent) not in (int, float) or not 0 <= spent < 1e12:
-            raise _GarbageError("end")
+            raise GarbageError("end")
         moved = {name: word.get(name) for name in ("read_bytes", "written_bytes")}
         for count in moved.values():
             if count is not None and (type(count) is not int or not 0 <= count < 1 << 63):
-                raise _GarbageError("end")
-        kernel.reported += spent
-        self._end(run, status, code, spent, **moved)
+                raise GarbageError("end")
+        number = word.get("signal")
+        if number is not None and (type(number) is not int or not 1 <= number <= 64):
+            raise GarbageError("end")
+        worker.reported += spent
+        self._end(run, status, code, spent, signal=number, **moved)
 
     def _end(self, run: _Run, status: str, code: int, spent: float, **more: Any) -> None:
         self._emit_tails()
         self._emit_end(run.number, status, code, spent, **more)
         self._current = None
+        if self._batch is not None:
+            self._batch.close()
+            if self._batch.status is not None:
+                self._batch = None
 
     def _emit_end(self, run: int, status: str, code: int, spent: float, **more: Any) -> None:
         end = {"status": status, "exit_code": code, "cpu_s": round(spent, 6)}
@@ -280,7 +354,7 @@ class Runner:
     def _emit(self, kind: int, run: _Run, message: dict[str, Any]) -> None:
         payload = to_json(message)
         if len(payload) > MAX_PAYLOAD:
-            raise _GarbageError("too long")
+            raise GarbageError("too long")
         self._link.emit(kind, run.number, payload)
 
     def _run_number(self) -> int:
@@ -288,57 +362,82 @@ class Runner:
 
     # -- kernels and their deaths
 
-    def _fork(self) -> _Kernel | None:
+    def _fork_kernel(self) -> Worker | None:
+        language = self._settings.language
+        return self._fork(language) if language in DRIVERS else None
+
+    def _fork(self, driver: str) -> Worker | None:
         try:
-            kernel = _Kernel(self._streams, self._home, self._environ)
+            worker = Worker(driver, self._streams, self._settings)
         except OSError as error:
             message = f"no process could be started: {error.strerror}\n"
             self._link.emit(Kind.STDERR, self._run_number(), message.encode())
             return None
-        kernel.register(self._selector, self._on_control, self._on_sync, self._listening)
-        return kernel
+        worker.register(self._selector, self._on_control, self._on_sync, self._listening)
+        return worker
 
     def _begin_next(self) -> None:
         if self._current is not None or not self._queue or not self._link.has_room:
             return
-        if self._kernel is not None and self._kernel.status is not None:
+        if any(worker is not None and worker.status is not None for worker in (self._kernel, self._batch)):
             return  # _settle first says what became of it
+        if self._queue[0].stages is not None and self._batch is not None:
+            return  # the one before is on its way out
         self._emit_tails()
         run = self._current = self._queue.popleft()
-        self._link.emit(Kind.STARTED, run.number, to_json({"state_lost": self._state_lost}))
-        if self._kernel is None:
-            self._kernel = self._fork()
-        if self._kernel is None:
-            self._end(run, "kernel-died", 1, 0.0)
+        self._link.emit(Kind.STARTED, run.number, to_json({"state_lost": self._state_lost and run.stages is None}))
+        if run.stages is not None:
+            self._batch = self._fork(BATCH)
+        elif self._kernel is None:
+            self._kernel = self._fork_kernel()
+        worker = self._worker
+        if worker is None:
+            self._refuse(run)
             return
-        self._state_lost = False
-        self._kernel.used = True
-        self._kernel.send({"op": "run", "run": run.number, "code": run.code, "echo": run.echo})
+        if run.stages is None:
+            self._state_lost = False
+        worker.used = True
+        worker.send(run.work())
+
+    def _refuse(self, run: _Run) -> None:
+        language = self._settings.language
+        if run.stages is None and language not in DRIVERS:
+            message = f"{language} has no interpreter that lives between runs; use batch mode\n"
+            self._link.emit(Kind.STDERR, run.number, message.encode())
+            self._end(run, "exited", _NO_DRIVER, 0.0)
+        else:
+            self._end(run, "kernel-died", 1, 0.0)
 
     def _settle(self) -> None:
         """What follows from this round: a kernel's death, the next run, listening or not."""
-        kernel = self._kernel
-        if kernel is not None and kernel.status is not None and self._link.has_room:
-            self._bury(kernel, kernel.status)
+        for worker in (self._kernel, self._batch):
+            if worker is not None and worker.status is not None and self._link.has_room:
+                self._bury(worker, worker.status)
         self._begin_next()
         self._listen(self._link.has_room)
 
-    def _bury(self, kernel: _Kernel, status: int) -> None:
+    def _bury(self, worker: Worker, status: int) -> None:
         # Its last words first: it may have ended its run before it died.
-        self._hear_out(kernel)
-        kernel.close()
+        self._hear_out(worker)
+        worker.close()
+        if worker is self._kernel and self._completing is not None:
+            self._answer_completion(self._completing, [])
+            self._completing = None
         run = self._current
-        if run is not None:
+        if run is not None and worker is self._worker:
             self._drain()
             number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else None
             code = os.WEXITSTATUS(status) if number is None else 128 + number
-            spent = max(0.0, kernel.cpu_seconds - kernel.reported)
+            spent = max(0.0, worker.cpu_seconds - worker.reported)
             # It may have ended by itself before our signal reached it.
-            channel = kernel.channel if number == signal.SIGKILL else None
+            channel = worker.channel if number == signal.SIGKILL else None
             self._end(run, "kernel-died", code, spent, signal=number, channel=channel)
-        self._state_lost = self._state_lost or kernel.used
-        # One that died without a run would die again at once; the next run gets its own.
-        self._kernel = self._fork() if kernel.used else None
+        if worker is self._kernel:
+            self._state_lost = self._state_lost or worker.used
+            # One that died without a run would die again at once; the next run gets its own.
+            self._kernel = self._fork_kernel() if worker.used else None
+        elif worker is self._batch:
+            self._batch = None
 
     def _listen(self, listening: bool) -> None:
         if listening == self._listening:
@@ -349,8 +448,9 @@ class Runner:
                 self._selector.register(stream.reader, READ, stream.on_ready(self._read))
             else:
                 self._selector.unregister(stream.reader)
-        if self._kernel is not None:
-            self._kernel.listen(listening)
+        for worker in (self._kernel, self._batch):
+            if worker is not None:
+                worker.listen(listening)
 
     def _watch_children(self) -> None:
         reader, writer = os.pipe()
@@ -373,189 +473,22 @@ class Runner:
                 return
             if pid == 0:
                 return
-            if self._kernel is not None and pid == self._kernel.pid:
-                self._kernel.status = status
-                self._kernel.cpu_seconds = usage.ru_utime + usage.ru_stime
-
-
-class _Stream:
-    """A pipe of the kernel, and the beginning of a character that it has not finished."""
-
-    def __init__(self, kind: int) -> None:
-        self.kind = kind
-        self.reader, self.writer = os.pipe()
-        self.tail = b""
-        os.set_blocking(self.reader, False)
-
-    def size(self) -> int:
-        held: int = _INT.unpack(fcntl.ioctl(self.reader, termios.FIONREAD, bytes(4)))[0]
-        return held
-
-    def on_ready(self, read: Callable[[_Stream], int]) -> Callable[[int], object]:
-        return lambda _events: read(self)
-
-
-class _Kernel:
-    """The runner's view of one kernel process."""
-
-    def __init__(self, streams: tuple[_Stream, _Stream], home: str, environ: dict[str, str]) -> None:
-        self.control, control = socketpair()
-        self.sync, sync = socketpair()
-        try:
-            self.pid = os.fork()
-            if self.pid == 0:
-                out, err = streams
-                _become_kernel(control.fileno(), sync.fileno(), out.writer, err.writer, home, environ)
-        except OSError:
-            self.control.close()
-            self.sync.close()
-            raise
-        finally:
-            control.close()
-            sync.close()
-        self.control.setblocking(False)
-        self.sync.setblocking(False)
-        self.status: int | None = None
-        self.channel: str | None = None
-        self.cpu_seconds = 0.0
-        self.reported = 0.0
-        self.used = False
-        self.closed = False
-        self.sync_open = True
-        self._inbox = bytearray()
-        self._outbox = bytearray()
-        self._reading = False
-        self._events = 0
-
-    def register(
-        self,
-        selector: Poller,
-        on_control: Callable[[_Kernel, int], None],
-        on_sync: Callable[[_Kernel], None],
-        listening: bool,
-    ) -> None:
-        self._selector = selector
-        self._on_control: Callable[[int], None] = lambda events: on_control(self, events)
-        self._on_sync: Callable[[int], None] = lambda _events: on_sync(self)
-        self.listen(listening)
-
-    def listen(self, listening: bool) -> None:
-        """Whether to hear what it says; what is written to it goes out in any case."""
-        if self.closed or listening == self._reading:
-            return
-        self._reading = listening
-        if self.sync_open:
-            if listening:
-                self._selector.register(self.sync, READ, self._on_sync)
-            else:
-                self._selector.unregister(self.sync)
-        self._update()
-
-    def send(self, word: dict[str, Any]) -> None:
-        if self.closed:
-            return
-        data = to_ascii_json(word)
-        self._outbox += LENGTH.pack(len(data)) + data
-        self.flush()
-
-    def flush(self) -> None:
-        try:
-            del self._outbox[: self.control.send(self._outbox)]
-        except BlockingIOError:
-            pass
-        except OSError:
-            self._outbox.clear()  # it is dying; SIGCHLD says so
-        self._update()
-
-    def receive(self) -> list[dict[str, Any]]:
-        try:
-            data = self.control.recv(_AT_ONCE)
-        except BlockingIOError:
-            return []
-        if not data:
-            raise _ClosedError
-        inbox = self._inbox
-        inbox += data
-        words = []
-        while len(inbox) >= LENGTH.size:
-            (length,) = LENGTH.unpack_from(inbox)
-            if length > _MAX_WORD:
-                raise _GarbageError("too long")
-            end = LENGTH.size + length
-            if len(inbox) < end:
-                break
-            word = from_json(bytes(inbox[LENGTH.size : end]))
-            if not isinstance(word, dict):
-                raise _GarbageError("no object")
-            words.append(word)
-            del inbox[:end]
-        return words
-
-    def unread(self) -> int:
-        if self.closed:
-            return 0
-        held: int = _INT.unpack(fcntl.ioctl(self.control, termios.FIONREAD, bytes(4)))[0]
-        return held
-
-    def is_dying(self) -> bool:
-        """Whether it ends by itself, so that a broken conversation proves nothing."""
-        return self.status is not None or system.is_exiting(self.pid)
-
-    def kill(self) -> None:
-        self.signal(signal.SIGKILL)
-
-    def signal(self, number: int) -> None:
-        # Once reaped the number may be somebody else's.
-        if self.status is None:
-            try:
-                os.kill(self.pid, number)
-            except OSError:
-                pass
-
-    def close(self) -> None:
-        if self.closed:
-            return
-        self.listen(False)
-        self._outbox.clear()
-        self._update()
-        self.closed = True
-        self.control.close()
-        self.sync.close()
-
-    def _update(self) -> None:
-        wanted = READ if self._reading else 0
-        wanted |= WRITE if self._outbox else 0
-        if wanted == self._events:
-            return
-        if not self._events:
-            self._selector.register(self.control, wanted, self._on_control)
-        elif not wanted:
-            self._selector.unregister(self.control)
-        else:
-            self._selector.modify(self.control, wanted, self._on_control)
-        self._events = wanted
-
-
-def _become_kernel(*arguments: Any) -> NoReturn:
-    """What only the kernel needs is imported by the kernel, while the runner already answers."""
-    try:
-        from .kernel import main as kernel_main
-
-        kernel_main(*arguments)
-    finally:
-        os._exit(1)
+            for worker in (self._kernel, self._batch):
+                if worker is not None and pid == worker.pid:
+                    worker.status = status
+                    worker.cpu_seconds = usage.ru_utime + usage.ru_stime
 
 
 def _text(value: Any) -> str:
     """A string that the kernel claims to have sent; lone surrogates would not survive the wire."""
     if not isinstance(value, str):
-        raise _GarbageError("text expected")
+        raise GarbageError("text expected")
     return value.encode("utf-8", "replace").decode()
 
 
 def _texts(value: Any) -> dict[str, str]:
     if not isinstance(value, dict):
-        raise _GarbageError("an object expected")
+        raise GarbageError("an object expected")
     return {_text(key): _text(content) for key, content in value.items()}
 
 
@@ -570,5 +503,12 @@ def _display(word: dict[str, Any]) -> dict[str, Any]:
 
 def _place(frame: Any) -> dict[str, Any]:
     if not isinstance(frame, dict) or type(frame["line"]) is not int or not 0 <= frame["line"] < 1 << 63:
-        raise _GarbageError("a frame expected")
+        raise GarbageError("a frame expected")
     return {"line": frame["line"], **{name: _text(frame[name]) for name in ("file", "name", "text")}}
+
+
+def _commands(stages: Any) -> list[str | None]:
+    """One shell command for each stage; None skips it."""
+    if not isinstance(stages, list) or len(stages) != len(STAGES):
+        raise ValueError("stages")
+    return [None if command is None else str(command) for command in stages]
