@@ -17,10 +17,10 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from roost.runner.protocol import MAX_OUTPUT
+from roost.runner.protocol import MAX_COMPLETION, MAX_COMPLETIONS, MAX_OUTPUT, STAGES
 from roost.runner.protocol import Kind as FrameKind
 from roost.wire.reasons import Reason
-from roost.wire.runs import Cost, EventKind, RunEnd, RunSpec, RunState, RunStatus, RunSummary
+from roost.wire.runs import BatchStages, Cost, EventKind, RunEnd, RunSpec, RunState, RunStatus, RunSummary
 
 
 class Kind(IntEnum):
@@ -34,6 +34,7 @@ class Kind(IntEnum):
     ERROR = FrameKind.ERROR
     PROMPT = FrameKind.PROMPT
     END = FrameKind.END
+    STAGE = FrameKind.STAGE
     INPUT = 73
     """appended by the agent before the line is sent"""
     ACCEPTED = 200
@@ -46,6 +47,9 @@ class Kind(IntEnum):
 
 EVENTS = {kind: EventKind(kind.name.lower()) for kind in Kind if kind < Kind.ACCEPTED}
 TEXT = frozenset({Kind.STDOUT, Kind.STDERR})
+BATCH = "batch"
+TIMEOUT_EXIT_CODE = 124
+"""As `timeout` of coreutils has it."""
 
 
 class ProtocolBreachError(Exception):
@@ -60,6 +64,8 @@ class Acceptance(msgspec.Struct, frozen=True, kw_only=True):
     mode: str
     echo: bool
     at: float
+    batch: BatchStages | None = None
+    timeout_s: float | None = None
 
 
 _Count = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
@@ -100,6 +106,11 @@ class Prompt(msgspec.Struct, frozen=True):
     password: bool = False
 
 
+class Stage(msgspec.Struct, frozen=True):
+    stage: Literal["clean", "build"]
+    exit_code: Annotated[int, msgspec.Meta(ge=-1, le=255)]
+
+
 class Ended(msgspec.Struct, frozen=True):
     """The runner's word on how a run ended; why it died is for the cgroup to say."""
 
@@ -114,12 +125,22 @@ class Ended(msgspec.Struct, frozen=True):
     dequeued: bool = False
 
 
+class Completions(msgspec.Struct, frozen=True):
+    """An answer to a question of ours; no record of the log."""
+
+    id: int
+    completions: Annotated[
+        list[Annotated[str, msgspec.Meta(max_length=MAX_COMPLETION)]], msgspec.Meta(max_length=MAX_COMPLETIONS)
+    ]
+
+
 _SHAPES: dict[Kind, Any] = {
     Kind.STARTED: Started,
     Kind.RESULT: Result,
     Kind.DISPLAY: Display,
     Kind.ERROR: Error,
     Kind.PROMPT: Prompt,
+    Kind.STAGE: Stage,
     Kind.END: Ended,
 }
 _DECODERS = {kind: msgspec.json.Decoder(shape) for kind, shape in _SHAPES.items()}
@@ -136,6 +157,8 @@ class Run:
     last_seq: int = 0
     prompts: int = 0
     """How many prompts it has had; the last one waits while the state is `waiting`."""
+    stages: int = 0
+    """How many stages of a batch run have ended; its last one ends the run."""
     started_at: float | None = None
     ended_at: float | None = None
     end: RunEnd | None = None
@@ -146,7 +169,7 @@ class Run:
     def is_same(self, spec: RunSpec) -> bool:
         """Whether a start of this run's id asks for the same work."""
         ours = self.acceptance
-        return (ours.code, ours.mode) == (spec.code, spec.mode)
+        return (ours.code, ours.mode, ours.batch) == (spec.code, spec.mode, spec.batch)
 
     def copy(self) -> "Run":
         """A run to try events on before they are in the log."""
@@ -189,6 +212,8 @@ def admit(run: Run, kind: Kind, payload: bytes) -> Any:
 def _may_come(run: Run, kind: Kind, decoded: Any) -> bool:
     if run.number == 0:
         return kind in TEXT
+    if kind is Kind.STAGE and not _is_due(run, decoded.stage):
+        return False
     match run.state:
         case RunState.ACCEPTED:
             return kind is Kind.STARTED or (kind is Kind.END and decoded.dequeued)
@@ -200,6 +225,10 @@ def _may_come(run: Run, kind: Kind, decoded: Any) -> bool:
             return kind not in (Kind.STARTED, Kind.PROMPT)
         case RunState.ENDED:
             return False
+
+
+def _is_due(run: Run, stage: str) -> bool:
+    return run.acceptance.mode == BATCH and STAGES[run.stages : run.stages + 1] == (stage,)
 
 
 def apply(run: Run, kind: Kind, data: Any, at: float) -> None:
@@ -218,6 +247,8 @@ def apply(run: Run, kind: Kind, data: Any, at: float) -> None:
             run.state, run.prompts = RunState.WAITING, data.prompt
         case Kind.INPUT:
             run.state = RunState.RUNNING
+        case Kind.STAGE:
+            run.state, run.stages = RunState.RUNNING, run.stages + 1
         case Kind.END:
             run.state, run.ended_at, run.end = RunState.ENDED, at, data
             run.unanswered.clear()
@@ -226,11 +257,23 @@ def apply(run: Run, kind: Kind, data: Any, at: float) -> None:
     run.last_seq += 1
 
 
-def run_end(ended: Ended, *, wall_s: float, peak_bytes: int, limit_bytes: int, oom_killed: bool) -> RunEnd:
-    """How a run really ended: the runner's word, and the cgroup's for the cause of a death.
+def run_end(
+    run: Run, ended: Ended, *, wall_s: float, peak_bytes: int, limit_bytes: int, oom_killed: bool, escalated: bool
+) -> RunEnd:
+    """How a run really ended: the runner's word, the cgroup's for the cause of a death, and ours where we killed.
 
     `memory-limit` comes from the cgroup's counter alone, and only for a SIGKILL: the counter may have counted a child
-    of an interpreter that then exited by itself, be it with 137.
+    of an interpreter that then exited by itself, be it with 137. A shell that executes a batch run's command exits
+    with 137 when its child died so.
+
+    Args:
+        run: as it was before its end.
+        ended: what the runner said.
+        wall_s: seconds since it started.
+        peak_bytes: the sandbox's highest memory use.
+        limit_bytes: the sandbox's memory limit.
+        oom_killed: whether the system has killed something in the sandbox since the run before.
+        escalated: whether it was killed because it did not heed an interrupt.
     """
     cost = Cost(
         cpu_s=round(ended.cpu_s, 6),
@@ -239,33 +282,62 @@ def run_end(ended: Ended, *, wall_s: float, peak_bytes: int, limit_bytes: int, o
         written_bytes=ended.written_bytes,
         wall_s=round(wall_s, 6),
     )
+    is_batch = run.acceptance.mode == BATCH
+    full = _memory_limit(peak_bytes, limit_bytes, is_batch)
     if ended.status is not RunStatus.KERNEL_DIED:
-        return RunEnd(status=ended.status, exit_code=ended.exit_code, cost=cost)
-    return RunEnd(
-        status=RunStatus.KERNEL_DIED,
-        exit_code=ended.exit_code,
-        reason=_why_died(ended, peak_bytes, limit_bytes, oom_killed),
-        cost=cost,
+        reason = None
+        if is_batch and oom_killed and ended.exit_code == 128 + signal.SIGKILL:
+            reason = full
+        elif ended.signal is not None and ended.status is RunStatus.EXITED:
+            reason = Reason(code="command-signalled", sentence=f"its command died of signal {ended.signal}")
+        return RunEnd(status=ended.status, exit_code=ended.exit_code, reason=reason, cost=cost)
+    is_killed = ended.signal == signal.SIGKILL and ended.channel is None
+    if is_killed and oom_killed:
+        return RunEnd(status=ended.status, exit_code=ended.exit_code, reason=full, cost=cost)
+    limit_s = run.acceptance.timeout_s
+    if is_killed and limit_s is not None and wall_s >= limit_s:
+        reason = _too_long(limit_s, wall_s, is_batch)
+        return RunEnd(status=RunStatus.EXEC_TIMEOUT, exit_code=TIMEOUT_EXIT_CODE, reason=reason, cost=cost)
+    reason = _why_died(ended, is_batch, escalated and is_killed)
+    return RunEnd(status=ended.status, exit_code=ended.exit_code, reason=reason, cost=cost)
+
+
+def _lost(is_batch: bool) -> str:
+    return "its processes were ended" if is_batch else "the session's variables are lost, its files are kept"
+
+
+def _too_long(limit_s: float, wall_s: float, is_batch: bool) -> Reason:
+    return Reason(
+        code="exec-timeout",
+        sentence=f"it ran longer than {limit_s:g} seconds, which it was allowed to; {_lost(is_batch)}",
+        hint="run it in smaller steps, or with a longer limit",
+        limit=limit_s,
+        peak=round(wall_s, 3),
+        unit="seconds",
     )
 
 
-def _why_died(ended: Ended, peak_bytes: int, limit_bytes: int, oom_killed: bool) -> Reason:
-    lost = "the session's variables are lost, its files are kept"
+def _memory_limit(peak_bytes: int, limit_bytes: int, is_batch: bool) -> Reason:
+    return Reason(
+        code="memory-limit",
+        sentence=f"the session reached its memory limit of {limit_bytes} bytes; {_lost(is_batch)}",
+        hint="create the session with more memory",
+        limit=limit_bytes,
+        peak=peak_bytes,
+        unit="bytes",
+    )
+
+
+def _why_died(ended: Ended, is_batch: bool, escalated: bool) -> Reason:
+    lost = _lost(is_batch)
+    if escalated:
+        return Reason(code="interrupt-escalated", sentence=f"it did not heed the interrupt, so it was killed; {lost}")
     if ended.channel is not None:
         what = "closed" if ended.channel == "closed" else "wrote to"
         return Reason(
             code=f"channel-{ended.channel}",
             sentence=f"the interpreter {what} its channel to the runner, which ended it; {lost}",
             hint="close, write to and replace only descriptors that your code has opened",
-        )
-    if oom_killed and ended.signal == signal.SIGKILL:
-        return Reason(
-            code="memory-limit",
-            sentence=f"the session reached its memory limit of {limit_bytes} bytes; {lost}",
-            hint="create the session with more memory",
-            limit=limit_bytes,
-            peak=peak_bytes,
-            unit="bytes",
         )
     if ended.signal is not None:
         return Reason(code="kernel-signalled", sentence=f"the interpreter died of signal {ended.signal}; {lost}")

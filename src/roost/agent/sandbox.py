@@ -52,6 +52,7 @@ class Hello(msgspec.Struct, frozen=True):
     last: int
     seen: int
     generation: int
+    abilities: tuple[str, ...] = ()
 
 
 class SessionRuns:
@@ -137,10 +138,32 @@ class SessionRuns:
                 if not known.is_same(spec):
                     raise RunAlreadyExists(f"run {spec.run_id} exists with other code")
                 return known, False
-            acceptance = Acceptance(run_id=spec.run_id, code=spec.code, mode=spec.mode, echo=spec.echo, at=time.time())
+            if self._waiting() >= MAX_WAITING:
+                raise TooManyRuns(f"{MAX_WAITING} runs wait in this session", hint="wait for some of them to end")
+            acceptance = Acceptance(
+                run_id=spec.run_id,
+                code=spec.code,
+                mode=spec.mode,
+                echo=spec.echo,
+                at=time.time(),
+                batch=spec.batch,
+                timeout_s=spec.timeout_s,
+            )
             number = len(self._runs)
             await self._journal.append([Record(number, 0, 0, acceptance.at, Kind.ACCEPTED, encode_json(acceptance))])
             return self._add(number, acceptance), True
+
+    def _waiting(self) -> int:
+        """How many runs have not begun; they begin in their order."""
+        newest = itertools.takewhile(lambda run: run.started_at is None, reversed(self.all()))
+        return sum(run.state is RunState.ACCEPTED for run in newest)
+
+    async def wait_end(self, run: Run, wait_s: float) -> bool:
+        """Wait for a run's end; whether it has come."""
+        with self.in_use(), contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(wait_s), self._changed:
+                await self._changed.wait_for(lambda: run.state is RunState.ENDED)
+        return run.state is RunState.ENDED
 
     async def append(self, run: Run, kind: Kind, data: Any, payload: bytes, frame: int = 0) -> bool:
         """Append one event, let it change the run, and wake the readers. False for an answer that came too late."""
@@ -164,7 +187,7 @@ class SessionRuns:
             await self._journal.append(records)
             for run, kind, data, _, frame in events:
                 apply(run, kind, data, now)
-                self._note(kind, frame)
+                self._note(run, kind, frame)
                 if kind is Kind.END:
                     self._on_ended(run.summary())
         await self.wake()
@@ -218,13 +241,12 @@ class SessionRuns:
         self._by_id[acceptance.run_id] = run
         return run
 
-    def _note(self, kind: Kind, frame: int) -> None:
+    def _note(self, run: Run, kind: Kind, frame: int) -> None:
         self.last_frame = max(self.last_frame, frame)
-        if kind is Kind.STARTED:
+        if kind is Kind.STARTED and run.acceptance.mode != BATCH:
             self.state_lost = False
 
     def _replay(self, record: Record) -> None:
-        self._note(record.kind, record.frame)
         if record.kind is Kind.RESTARTED:
             self._begin_anew()
             return
@@ -232,6 +254,7 @@ class SessionRuns:
             self._add(record.run, msgspec.json.decode(record.payload, type=Acceptance))
             return
         run = self._runs[record.run]
+        self._note(run, record.kind, record.frame)
         if record.kind is Kind.CURSOR:
             run.cursor = msgspec.json.decode(record.payload)["seq"]
             return
@@ -333,6 +356,11 @@ class LiveSandbox:
         self._received = runs.last_frame
         self._state_lost = runs.state_lost
         self._oom_kills = group.oom_kills() if group is not None else 0
+        self._abilities: frozenset[str] = frozenset()
+        self._questions: dict[int, asyncio.Future[list[str]]] = {}
+        self._asked = 0
+        self._deadlines: dict[int, asyncio.TimerHandle] = {}
+        self._escalated: set[int] = set()
         self._pump = asyncio.create_task(self._take_frames(), name=f"sandbox-{session_id}")
 
     async def connect(self, socket_path: Path, generation: int, uid: int | None, pid: int) -> None:
@@ -358,10 +386,13 @@ class LiveSandbox:
             raise AgentError(f"the runner does not answer: {error!r}") from error
         if hello.protocol != 1:
             raise AgentError(f"the runner speaks protocol {hello.protocol}, we speak 1")
+        self._abilities = frozenset(hello.abilities)
         self._send_again(hello)
 
     async def aclose(self) -> None:
         """Let go of the runner, which goes on."""
+        for deadline in self._deadlines.values():
+            deadline.cancel()
         if self._acking is not None:
             self._send_ack()  # the runner needs all its room for the time without us
         if self._link is not None:
@@ -373,7 +404,9 @@ class LiveSandbox:
         self._using.close()
 
     async def start(self, spec: RunSpec) -> RunSummary:
-        _check_fits({"code": spec.code, "mode": spec.mode, "echo": spec.echo}, "the code")
+        _check_fits(_work(spec), "the code")
+        if spec.mode == BATCH and BATCH not in self._abilities:
+            raise InvalidParameters("this session's runner knows no batch mode yet", hint="restart the session")
         return await to_its_end(self._start(spec))
 
     async def _start(self, spec: RunSpec) -> RunSummary:
@@ -415,8 +448,7 @@ class LiveSandbox:
         self._link.send(kind, run, message)
 
     def _send_start(self, run: Run) -> None:
-        ours = run.acceptance
-        self._send(FrameKind.START, run.number, {"code": ours.code, "mode": ours.mode, "echo": ours.echo})
+        self._send(FrameKind.START, run.number, _work(run.acceptance))
 
     def _send_again(self, hello: Hello) -> None:
         """What was accepted and perhaps not seen; the runner ignores what it has seen."""
@@ -425,6 +457,7 @@ class LiveSandbox:
                 continue
             if run.number > hello.seen:
                 self._send_start(run)
+            self._limit_time(run)
             for number, text in run.unanswered.items():
                 answer = {"prompt": number, "eof": True} if text is None else {"prompt": number, "text": text}
                 self._send(FrameKind.INPUT, run.number, answer)
@@ -469,7 +502,9 @@ class LiveSandbox:
         for frame in frames:
             if frame.kind == FrameKind.HELLO:
                 self._take_hello(frame)
-        numbered = [frame for frame in frames if frame.kind != FrameKind.HELLO]
+            elif frame.kind == FrameKind.COMPLETIONS:
+                self._take_completions(frame)
+        numbered = [frame for frame in frames if frame.kind not in (FrameKind.HELLO, FrameKind.COMPLETIONS)]
         events: list[tuple[Run, Kind, Any, bytes, int]] = []
         ahead: dict[int, Run] = {}
         try:
@@ -477,6 +512,8 @@ class LiveSandbox:
                 events.append(self._check(frame, ahead))
         finally:  # what came before a breach is in the log all the same
             is_logged = not events or await self._append(events)
+        if is_logged:
+            self._keep_time(events)
         if numbered and is_logged:
             self._acknowledge(sum(len(frame.payload) for frame in numbered))
         return is_logged
@@ -510,7 +547,8 @@ class LiveSandbox:
         if kind is Kind.END:
             data = self._end(expected, data)
             payload = encode_json(data)
-        elif kind is Kind.STARTED and self._state_lost:  # by a restart, of which the new runner does not know
+        elif kind is Kind.STARTED and self._state_lost and run.acceptance.mode != BATCH:
+            # By a restart, of which the new runner does not know.
             self._state_lost = False
             data = Started(state_lost=True)
             payload = encode_json(data)
@@ -521,6 +559,12 @@ class LiveSandbox:
         if self._hello is None or self._hello.done():
             raise ProtocolBreachError("a second hello")
         self._hello.set_result(msgspec.json.decode(frame.payload, type=Hello))
+
+    def _take_completions(self, frame: Frame) -> None:
+        answer = msgspec.json.decode(frame.payload, type=Completions)
+        question = self._questions.get(answer.id)
+        if question is not None and not question.done():
+            question.set_result(answer.completions)
 
     def _kind(self, frame: Frame) -> Kind:
         try:
@@ -540,4 +584,12 @@ class LiveSandbox:
             peak, kills = self._group.peak_bytes() or 0, self._group.oom_kills()
         oom_killed, self._oom_kills = kills > self._oom_kills, kills
         wall_s = time.time() - run.started_at if run.started_at is not None else 0.0
-        return run_end(ended, wall_s=wall_s, peak_bytes=peak, limit_bytes=self._limit_bytes, oom_killed=oom_killed)
+        return run_end(
+            run,
+            ended,
+            wall_s=wall_s,
+            peak_bytes=peak,
+            limit_bytes=self._limit_bytes,
+            oom_killed=oom_killed,
+            escalated=run.number in self._escalated,
+        )

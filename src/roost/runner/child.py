@@ -264,8 +264,8 @@ def _write_some(descriptor: int, data: bytes) -> bytes:
 def _become(argv: list[str], environ: dict[str, str], descriptors: dict[int, int]) -> None:
     try:
         signal.set_wakeup_fd(-1)
-        for number in (signal.SIGINT, signal.SIGPIPE, signal.SIGCHLD):
-            signal.signal(number, signal.SIG_DFL)
+        for name in (signal.SIGINT, signal.SIGPIPE, signal.SIGCHLD):
+            signal.signal(name, signal.SIG_DFL)
         # First out of the way of each other, then to their places.
         moved = {number: fcntl.fcntl(ours, fcntl.F_DUPFD, _SAFE) for number, ours in descriptors.items()}
         for number, ours in moved.items():

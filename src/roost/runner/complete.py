@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 _WORD = re.compile(r"(?:[^\W\d]\w*\.)*(?:[^\W\d]\w*)?\Z")
 _IMPORT = re.compile(r"\s*import\s+(?:[\w.]+(?:\s+as\s+\w+)?\s*,\s*)*(?P<module>[\w.]*)\Z")
 _FROM = re.compile(r"\s*from\s+(?P<module>[\w.]*)\Z")
-_FROM_IMPORT = re.compile(r"\s*from\s+(?P<module>[\w.]+)\s+import\s+(?:\(?\s*)(?:\w+(?:\s+as\s+\w+)?\s*,\s*)*(?P<name>\w*)\Z")
+_FROM_IMPORT = re.compile(
+    r"\s*from\s+(?P<module>[\w.]+)\s+import\s+(?:\(?\s*)(?:\w+(?:\s+as\s+\w+)?\s*,\s*)*(?P<name>\w*)\Z"
+)
 _MISSING = object()
 
 
@@ -32,7 +34,10 @@ def complete(text: str, namespace: dict[str, Any]) -> list[str]:
         return _sorted(_modules(module["module"]))
     member = _FROM_IMPORT.match(line)
     if member is not None:
-        found = [*_names(sys.modules.get(member["module"])), *(_last(name) for name in _modules(member["module"] + "."))]
+        found = [
+            *_names(sys.modules.get(member["module"])),
+            *(_last(name) for name in _modules(member["module"] + ".")),
+        ]
         return _sorted(name for name in found if name.startswith(member["name"]))
     found_word = _WORD.search(line)
     word = found_word.group() if found_word is not None else ""

@@ -1,4 +1,4 @@
-"""A worker's side of its conversation with the runner: a u32 big-endian length and a JSON object, in both directions."""
+"""A worker's side of its conversation with the runner: a u32 big-endian length and a JSON object, both ways."""
 
 from __future__ import annotations
 
