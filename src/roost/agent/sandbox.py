@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import itertools
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
@@ -14,7 +15,9 @@ import structlog
 from roost.agent.journal import Journal, LogWriter, Record, encode_json
 from roost.agent.link import RunnerLink, payload_of
 from roost.agent.runs import (
+    BATCH,
     Acceptance,
+    Completions,
     Ended,
     Kind,
     ProtocolBreachError,
@@ -25,12 +28,19 @@ from roost.agent.runs import (
     lost_end,
     run_end,
 )
-from roost.runner.protocol import MAX_PAYLOAD, Frame
+from roost.runner.protocol import MAX_PAYLOAD, STAGES, Frame
 from roost.runner.protocol import Kind as FrameKind
 from roost.runtimes.cgroups import SandboxGroup
-from roost.wire.errors import AgentError, InvalidParameters, RunAlreadyExists, RunNotFound, SessionNotRunning
+from roost.wire.errors import (
+    AgentError,
+    InvalidParameters,
+    RunAlreadyExists,
+    RunNotFound,
+    SessionNotRunning,
+    TooManyRuns,
+)
 from roost.wire.reasons import Reason
-from roost.wire.runs import InterruptOutcome, Page, RunEnd, RunSpec, RunState, RunSummary
+from roost.wire.runs import InterruptOutcome, Page, RunEnd, RunSpec, RunState, RunStatus, RunSummary
 
 HELLO_TIMEOUT_S = 20.0
 ACK_BYTES = 256 << 10
@@ -38,7 +48,13 @@ ACK_BYTES = 256 << 10
 ACK_AFTER_S = 0.05
 PENDING_FRAMES = 256
 """As many frames may wait for the log before the link is read no further."""
-
+MAX_WAITING = 64
+"""As many runs of a session may wait for their turn."""
+COMPLETED_WITHIN_S = 2.0
+COMPLETED_CHARACTERS = 4096
+"""How much before the cursor is looked at."""
+KILLED_WITHIN_S = 5.0
+"""How long the end of a killed run may take to be told."""
 RETRY_FIRST_S, RETRY_LAST_S = 0.05, 1.0
 """How long to wait before a full disk is tried again, growing from the one to the other."""
 
@@ -320,6 +336,14 @@ async def until_written(session_id: str, append: Callable[[], Awaitable[object]]
             return False
 
 
+def _work(spec: RunSpec | Acceptance) -> dict[str, Any]:
+    """What the runner is told of a run."""
+    work: dict[str, Any] = {"code": spec.code, "mode": spec.mode, "echo": spec.echo}
+    if spec.batch is not None:
+        work["stages"] = [getattr(spec.batch, stage) for stage in STAGES]
+    return work
+
+
 def _check_fits(message: dict[str, Any], what: str) -> None:
     size = len(payload_of(message))
     if size > MAX_PAYLOAD:
@@ -431,16 +455,83 @@ class LiveSandbox:
             run.unanswered[number] = text
             self._send(FrameKind.INPUT, run.number, answer)
 
-    def interrupt(self, run_id: str | None) -> InterruptOutcome:
-        if run_id is None:
-            busy = any(run.state in (RunState.RUNNING, RunState.WAITING) for run in self.runs.all())
+    async def interrupt(self, run_id: str | None, grace_s: float | None) -> InterruptOutcome:
+        run = self.runs.run(run_id) if run_id is not None else self._in_progress()
+        if run is None:
+            # It may begin before this arrives; the runner knows.
             self._send(FrameKind.INTERRUPT, 0, {})
-            return InterruptOutcome.SENT if busy else InterruptOutcome.IDLE
-        run = self.runs.run(run_id)
+            return InterruptOutcome.IDLE
         if run.state is RunState.ENDED:
             return InterruptOutcome.FINISHED
+        is_queued = run.state is RunState.ACCEPTED
         self._send(FrameKind.INTERRUPT, run.number, {})
-        return InterruptOutcome.DEQUEUED if run.state is RunState.ACCEPTED else InterruptOutcome.SENT
+        if is_queued:
+            return InterruptOutcome.DEQUEUED
+        return await self._see_through(run, grace_s) if grace_s is not None else InterruptOutcome.SENT
+
+    async def _see_through(self, run: Run, grace_s: float) -> InterruptOutcome:
+        if not await self.runs.wait_end(run, grace_s):
+            self._escalated.add(run.number)
+            if not self._kill(run) or not await self.runs.wait_end(run, KILLED_WITHIN_S):
+                return InterruptOutcome.SENT
+        assert run.end is not None
+        if run.end.reason is not None and run.end.reason.code == "interrupt-escalated":
+            return InterruptOutcome.ESCALATED
+        is_interrupted = run.end.status is RunStatus.INTERRUPTED
+        return InterruptOutcome.INTERRUPTED if is_interrupted else InterruptOutcome.FINISHED
+
+    def _in_progress(self) -> Run | None:
+        return next((run for run in self.runs.all() if run.state in (RunState.RUNNING, RunState.WAITING)), None)
+
+    async def complete(self, text: str) -> list[str]:
+        if "complete" not in self._abilities:
+            return []
+        self._asked += 1
+        number = self._asked
+        question = self._questions[number] = asyncio.get_running_loop().create_future()
+        try:
+            self._send(FrameKind.COMPLETE, 0, {"id": number, "text": text[-COMPLETED_CHARACTERS:]})
+            async with asyncio.timeout(COMPLETED_WITHIN_S):
+                return await question
+        except TimeoutError:
+            return []
+        finally:
+            del self._questions[number]
+
+    def _kill(self, run: Run) -> bool:
+        """Kill what works on a run; False where the runner cannot."""
+        if "kill" not in self._abilities:
+            return False
+        self._send(FrameKind.KILL, run.number, {})
+        return True
+
+    def _limit_time(self, run: Run) -> None:
+        """See to it that a run which has begun ends in time."""
+        limit_s = run.acceptance.timeout_s
+        if limit_s is None or run.started_at is None or run.state is RunState.ENDED:
+            return
+        left = max(0.0, run.started_at + limit_s - time.time())
+        deadline = asyncio.get_running_loop().call_later(left, self._on_deadline, run)
+        if (older := self._deadlines.pop(run.number, None)) is not None:
+            older.cancel()
+        self._deadlines[run.number] = deadline
+
+    def _on_deadline(self, run: Run) -> None:
+        assert run.started_at is not None
+        assert run.acceptance.timeout_s is not None
+        # The loop's clock and the wall's drift apart; who looks at the end goes by the wall's.
+        if time.time() - run.started_at < run.acceptance.timeout_s:
+            self._limit_time(run)
+            return
+        with contextlib.suppress(SessionNotRunning):  # the next connection sees to it
+            self._kill(run)
+
+    def _keep_time(self, events: Sequence[tuple[Run, Kind, Any, bytes, int]]) -> None:
+        for run, kind, *_ in events:
+            if kind is Kind.STARTED:
+                self._limit_time(run)
+            elif kind is Kind.END and (deadline := self._deadlines.pop(run.number, None)) is not None:
+                deadline.cancel()
 
     def _send(self, kind: int, run: int, message: dict[str, Any]) -> None:
         if self._link is None:

@@ -348,7 +348,7 @@ class LocalAgent(Agent):
     async def interrupt(
         self, session_id: str, run_id: str | None = None, *, grace_s: float | None = None
     ) -> InterruptOutcome:
-        return self._sandbox(session_id).interrupt(run_id)
+        return await self._sandbox(session_id).interrupt(run_id, grace_s)
 
     async def read(
         self, session_id: str, run_id: str, *, after: int, max_bytes: int = 1 << 20, wait_s: float = 0.0

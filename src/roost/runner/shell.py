@@ -1,8 +1,8 @@
 """The shell kernel: one Bash that lives between runs.
 
 It is an interactive one without a terminal, because only such a Bash goes back to reading when an interrupt ends what
-it executes. For each run it reads two lines: the first executes what comes on a descriptor of its own, so that code with
-open quotes or a here document cannot swallow what follows; the second reports the status.
+it executes. For each run it reads two lines: the first executes what comes on a descriptor of its own, so that code
+with open quotes or a here document cannot swallow what follows; the second reports the status.
 """
 
 from __future__ import annotations
