@@ -311,9 +311,9 @@ def _too_long(limit_s: float, wall_s: float, is_batch: bool) -> Reason:
         code="exec-timeout",
         sentence=f"it ran longer than {limit_s:g} seconds, which it was allowed to; {_lost(is_batch)}",
         hint="run it in smaller steps, or with a longer limit",
-        limit=limit_s,
-        peak=round(wall_s, 3),
-        unit="seconds",
+        limit=round(limit_s * 1000),
+        peak=round(wall_s * 1000),
+        unit="milliseconds",
     )
 
 

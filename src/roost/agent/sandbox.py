@@ -488,7 +488,8 @@ class LiveSandbox:
             return []
         self._asked += 1
         number = self._asked
-        question = self._questions[number] = asyncio.get_running_loop().create_future()
+        question: asyncio.Future[list[str]] = asyncio.get_running_loop().create_future()
+        self._questions[number] = question
         try:
             self._send(FrameKind.COMPLETE, 0, {"id": number, "text": text[-COMPLETED_CHARACTERS:]})
             async with asyncio.timeout(COMPLETED_WITHIN_S):
