@@ -155,12 +155,24 @@ async def test_what_is_no_sequence_number_is_refused(session: Caller, text: str)
 
 
 async def test_a_number_that_the_run_has_not_reached_leaves_the_cursor(session: Caller) -> None:
-    await a_run_that_has_ended(session, "print('a')")
+    await session("POST", f"{PATH}/runs", {"run_id": "r1", "code": "print('a')\ninput()"})
+    while (await session("GET", f"{PATH}/runs/r1")).body["prompt"] != 1:
+        await asyncio.sleep(0.01)
 
     ahead = await session("POST", PATH, body_of(), headers={"X-Roost-After": "999"})
+    plain = await session.execute("class-7", mode="continue", run_id="r1")
 
-    assert (ahead.body["result"]["status"], ahead.headers["X-Roost-Seq"]) == ("finished", "999")
-    assert await polled_to_the_end(session) == "a\n"
+    assert (ahead.body["result"]["console"], ahead.headers["X-Roost-Seq"]) == ([], "999")
+    assert text_of(plain) == "a\n"
+
+
+async def test_a_number_beyond_the_end_of_a_run_gets_its_end(session: Caller) -> None:
+    await a_run_that_has_ended(session, "1")
+
+    beyond = await session("POST", PATH, body_of(), headers={"X-Roost-After": "999"})
+
+    assert beyond.body["result"]["status"] == "finished"
+    assert [kind for kind, _ in beyond.body["result"]["console"]] == ["stderr"]
 
 
 async def test_an_answer_that_broke_off_comes_again(session: Caller, relay: Relay) -> None:

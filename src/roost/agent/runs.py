@@ -36,16 +36,22 @@ class Kind(IntEnum):
     END = FrameKind.END
     INPUT = 73
     """appended by the agent before the line is sent"""
+    GAP = 199
+    """stands for events of segments that are gone; never comes from a sandbox"""
     ACCEPTED = 200
     """a run's `Acceptance`; no event"""
     CURSOR = 201
     """how far the compatible poll has delivered; no event"""
     RESTARTED = 202
     """a new runner follows, whose frames are counted from 1; no event"""
+    CHECKPOINT = 203
+    """a `Checkpoint`, at the head of a segment: what the segments before it made of the runs; no event"""
 
 
 EVENTS = {kind: EventKind(kind.name.lower()) for kind in Kind if kind < Kind.ACCEPTED}
 TEXT = frozenset({Kind.STDOUT, Kind.STDERR})
+KEPT = frozenset({Kind.STARTED, Kind.END})
+"""Events that stay in the log when their segment goes."""
 
 
 class ProtocolBreachError(Exception):
@@ -60,6 +66,22 @@ class Acceptance(msgspec.Struct, frozen=True, kw_only=True):
     mode: str
     echo: bool
     at: float
+
+
+class OpenRun(msgspec.Struct, frozen=True, kw_only=True):
+    """A run that has not ended, in a `Checkpoint`."""
+
+    state: RunState
+    prompts: int
+    unanswered: dict[int, str | None]
+
+
+class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
+    """What has to be known of the records before it, should they be gone."""
+
+    last_frame: int
+    state_lost: bool
+    runs: dict[int, OpenRun]
 
 
 _Count = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
@@ -216,6 +238,7 @@ def apply(run: Run, kind: Kind, data: Any, at: float) -> None:
             run.state, run.started_at = RunState.RUNNING, at
         case Kind.PROMPT:
             run.state, run.prompts = RunState.WAITING, data.prompt
+            run.unanswered.clear()  # who asks again has had the answers before
         case Kind.INPUT:
             run.state = RunState.RUNNING
         case Kind.END:

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from roost.engines.base import Engine
-from roost.server.domain.console import console_of, exit_code_of
+from roost.server.domain.console import console_of, exit_code_of, gap_sentence
 from roost.server.domain.sessions import Session
 from roost.server.store import runs as rows
 from roost.server.store.base import Store
@@ -223,7 +223,11 @@ async def _written(agent: Agent, session_id: str, run_id: str) -> list[str]:
     after = 0
     while True:
         page = await agent.read(session_id, run_id, after=after)
-        parts += [event.data for event in page.events if event.kind in (EventKind.STDOUT, EventKind.STDERR)]
+        for event in page.events:
+            if event.kind in (EventKind.STDOUT, EventKind.STDERR):
+                parts.append(event.data)
+            elif event.kind is EventKind.GAP:
+                parts.append(gap_sentence(event.data))
         if not page.events:
             return parts
         after = page.events[-1].seq
