@@ -11,6 +11,7 @@ Everything that comes out of a sandbox passes `admit`, which treats it as writte
 """
 
 import signal
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from typing import Annotated, Any, Literal
@@ -222,6 +223,40 @@ def _may_come(run: Run, kind: Kind, decoded: Any) -> bool:
             return kind not in (Kind.STARTED, Kind.PROMPT)
         case RunState.ENDED:
             return False
+
+
+LogEntry = tuple[Run, Kind, Any, bytes, int]
+"""An event on its way into the log: run, kind, decoded data, payload, frame."""
+
+
+def merge(events: Sequence[LogEntry]) -> list[LogEntry]:
+    """The same events, with neighbouring pieces of one stream as one of at most `MAX_OUTPUT` bytes.
+
+    A program that writes line by line would have an event for every few lines, each of which costs every reader.
+    """
+    merged: list[LogEntry] = []
+    pieces: list[bytes] = []
+    size = 0
+    for event in events:
+        run, kind, _, payload, frame = event
+        size += len(payload)
+        last = merged[-1] if merged else None
+        if last is not None and kind in TEXT and last[0] is run and last[1] is kind and size <= MAX_OUTPUT:
+            merged[-1] = (run, kind, None, b"", frame)
+            pieces.append(payload)
+            continue
+        _join_last(merged, pieces)
+        merged.append(event)
+        pieces, size = [payload], len(payload)
+    _join_last(merged, pieces)
+    return merged
+
+
+def _join_last(merged: list[LogEntry], pieces: list[bytes]) -> None:
+    if len(pieces) > 1:
+        run, kind, _, _, frame = merged[-1]
+        payload = b"".join(pieces)
+        merged[-1] = (run, kind, payload, payload, frame)
 
 
 def apply(run: Run, kind: Kind, data: Any, at: float) -> None:

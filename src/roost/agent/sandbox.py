@@ -25,6 +25,7 @@ from roost.agent.runs import (
     admit,
     apply,
     lost_end,
+    merge,
     run_end,
 )
 from roost.runner.protocol import MAX_PAYLOAD, Frame
@@ -168,6 +169,7 @@ class SessionRuns:
         async with self._appending:
             # A run may have ended while its answer waited for the lock.
             events = [e for e in events if e[1] is not Kind.INPUT or e[0].state is RunState.WAITING]
+            events = merge(events)
             seqs: dict[int, int] = {}
             records = []
             for run, kind, _, payload, frame in events:
