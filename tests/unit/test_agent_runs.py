@@ -87,7 +87,15 @@ def test_only_the_cgroup_says_memory_limit() -> None:
     exited = Ended(status=RunStatus.KERNEL_DIED, exit_code=137)
     codes = []
     for ended, oom_killed in ((killed, True), (killed, False), (exited, False), (exited, True)):
-        end = run_end(ended, wall_s=1.0, peak_bytes=90, limit_bytes=100, oom_killed=oom_killed)
+        end = run_end(
+            a_run(Kind.STARTED),
+            ended,
+            wall_s=1.0,
+            peak_bytes=90,
+            limit_bytes=100,
+            oom_killed=oom_killed,
+            escalated=False,
+        )
         assert end.reason is not None
         codes.append(end.reason.code)
 

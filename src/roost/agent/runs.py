@@ -11,6 +11,7 @@ Everything that comes out of a sandbox passes `admit`, which treats it as writte
 """
 
 import signal
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from typing import Annotated, Any, Literal
@@ -37,12 +38,16 @@ class Kind(IntEnum):
     STAGE = FrameKind.STAGE
     INPUT = 73
     """appended by the agent before the line is sent"""
+    GAP = 199
+    """stands for events of segments that are gone; never comes from a sandbox"""
     ACCEPTED = 200
     """a run's `Acceptance`; no event"""
     CURSOR = 201
     """how far the compatible poll has delivered; no event"""
     RESTARTED = 202
     """a new runner follows, whose frames are counted from 1; no event"""
+    CHECKPOINT = 203
+    """a `Checkpoint`, at the head of a segment: what the segments before it made of the runs; no event"""
 
 
 EVENTS = {kind: EventKind(kind.name.lower()) for kind in Kind if kind < Kind.ACCEPTED}
@@ -50,6 +55,8 @@ TEXT = frozenset({Kind.STDOUT, Kind.STDERR})
 BATCH = "batch"
 TIMEOUT_EXIT_CODE = 124
 """As `timeout` of coreutils has it."""
+KEPT = frozenset({Kind.STARTED, Kind.STAGE, Kind.END})
+"""Events that stay in the log when their segment goes."""
 
 
 class ProtocolBreachError(Exception):
@@ -66,6 +73,22 @@ class Acceptance(msgspec.Struct, frozen=True, kw_only=True):
     at: float
     batch: BatchStages | None = None
     timeout_s: float | None = None
+
+
+class OpenRun(msgspec.Struct, frozen=True, kw_only=True):
+    """A run that has not ended, in a `Checkpoint`."""
+
+    state: RunState
+    prompts: int
+    unanswered: dict[int, str | None]
+
+
+class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
+    """What has to be known of the records before it, should they be gone."""
+
+    last_frame: int
+    state_lost: bool
+    runs: dict[int, OpenRun]
 
 
 _Count = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
@@ -231,6 +254,40 @@ def _is_due(run: Run, stage: str) -> bool:
     return run.acceptance.mode == BATCH and STAGES[run.stages : run.stages + 1] == (stage,)
 
 
+LogEntry = tuple[Run, Kind, Any, bytes, int]
+"""An event on its way into the log: run, kind, decoded data, payload, frame."""
+
+
+def merge(events: Sequence[LogEntry]) -> list[LogEntry]:
+    """The same events, with neighbouring pieces of one stream as one of at most `MAX_OUTPUT` bytes.
+
+    A program that writes line by line would have an event for every few lines, each of which costs every reader.
+    """
+    merged: list[LogEntry] = []
+    pieces: list[bytes] = []
+    size = 0
+    for event in events:
+        run, kind, _, payload, frame = event
+        size += len(payload)
+        last = merged[-1] if merged else None
+        if last is not None and kind in TEXT and last[0] is run and last[1] is kind and size <= MAX_OUTPUT:
+            merged[-1] = (run, kind, None, b"", frame)
+            pieces.append(payload)
+            continue
+        _join_last(merged, pieces)
+        merged.append(event)
+        pieces, size = [payload], len(payload)
+    _join_last(merged, pieces)
+    return merged
+
+
+def _join_last(merged: list[LogEntry], pieces: list[bytes]) -> None:
+    if len(pieces) > 1:
+        run, kind, _, _, frame = merged[-1]
+        payload = b"".join(pieces)
+        merged[-1] = (run, kind, payload, payload, frame)
+
+
 def apply(run: Run, kind: Kind, data: Any, at: float) -> None:
     """Let an event that is in the log change the run; the same when it happens and when the log is read again.
 
@@ -245,6 +302,7 @@ def apply(run: Run, kind: Kind, data: Any, at: float) -> None:
             run.state, run.started_at = RunState.RUNNING, at
         case Kind.PROMPT:
             run.state, run.prompts = RunState.WAITING, data.prompt
+            run.unanswered.clear()  # who asks again has had the answers before
         case Kind.INPUT:
             run.state = RunState.RUNNING
         case Kind.STAGE:

@@ -12,20 +12,23 @@ from typing import Any, TypeVar
 import msgspec
 import structlog
 
-from roost.agent.journal import Journal, LogWriter, Record, encode_json
+from roost.agent.journal import CAP_BYTES, Journal, LogWriter, Record, encode_json
 from roost.agent.link import RunnerLink, payload_of
 from roost.agent.runs import (
     BATCH,
     Acceptance,
+    Checkpoint,
     Completions,
     Ended,
     Kind,
+    OpenRun,
     ProtocolBreachError,
     Run,
     Started,
     admit,
     apply,
     lost_end,
+    merge,
     run_end,
 )
 from roost.runner.protocol import MAX_PAYLOAD, STAGES, Frame
@@ -40,7 +43,17 @@ from roost.wire.errors import (
     TooManyRuns,
 )
 from roost.wire.reasons import Reason
-from roost.wire.runs import InterruptOutcome, Page, RunEnd, RunSpec, RunState, RunStatus, RunSummary
+from roost.wire.runs import (
+    Event,
+    EventKind,
+    InterruptOutcome,
+    Page,
+    RunEnd,
+    RunSpec,
+    RunState,
+    RunStatus,
+    RunSummary,
+)
 
 HELLO_TIMEOUT_S = 20.0
 ACK_BYTES = 256 << 10
@@ -78,10 +91,15 @@ class SessionRuns:
     """
 
     def __init__(
-        self, folder: Path, writer: LogWriter, on_ended: Callable[[RunSummary], None] = lambda run: None
+        self,
+        folder: Path,
+        writer: LogWriter,
+        on_ended: Callable[[RunSummary], None] = lambda run: None,
+        cap_bytes: int = CAP_BYTES,
     ) -> None:
         self._on_ended = on_ended
-        self._journal = Journal(folder, writer)
+        self._name = folder.name
+        self._journal = Journal(folder, writer, cap_bytes, self._checkpoint)
         self._runs: list[Run] = [Run(0, Acceptance(run_id="", code="", mode="", echo=False, at=0.0), RunState.RUNNING)]
         self._by_id: dict[str, Run] = {"": self._runs[0]}
         self._changed = asyncio.Condition()
@@ -138,6 +156,11 @@ class SessionRuns:
                     await self._changed.wait_for(lambda: run.last_seq > after or run.state is RunState.ENDED)
         summary = run.summary()
         read = self._journal.read
+        if run.state is RunState.ENDED and after > run.last_seq:
+            # The reader has seen what a loss of power took from the log.
+            gap = {"first": run.last_seq + 1, "last": after, "bytes": 0}
+            records = await asyncio.to_thread(read, run.number, run.last_seq - 1, run.last_seq, max_bytes)
+            return Page(events=[Event(after, EventKind.GAP, gap), *(one.event() for one in records)], run=summary)
         if self._journal.is_cached(run.number, after):
             records = read(run.number, after, summary.last_seq, max_bytes)
         else:
@@ -195,6 +218,7 @@ class SessionRuns:
         async with self._appending:
             # A run may have ended while its answer waited for the lock.
             events = [e for e in events if e[1] is not Kind.INPUT or e[0].state is RunState.WAITING]
+            events = merge(events)
             seqs: dict[int, int] = {}
             records = []
             for run, kind, _, payload, frame in events:
@@ -204,10 +228,19 @@ class SessionRuns:
             for run, kind, data, _, frame in events:
                 apply(run, kind, data, now)
                 self._note(run, kind, frame)
+                if kind is Kind.INPUT:
+                    run.unanswered[data["prompt"]] = data.get("text")
                 if kind is Kind.END:
                     self._on_ended(run.summary())
+            await self._trim()
         await self.wake()
         return bool(events)
+
+    async def _trim(self) -> None:
+        try:
+            await self._journal.trim()
+        except OSError as error:  # the log is longer than it may be; the next event tries again
+            log.warning("log.not_trimmed", session_id=self._name, error=str(error))
 
     async def move_cursor(self, run: Run, seq: int) -> None:
         with self.in_use():
@@ -262,7 +295,24 @@ class SessionRuns:
         if kind is Kind.STARTED and run.acceptance.mode != BATCH:
             self.state_lost = False
 
+    def _checkpoint(self) -> bytes:
+        runs = {
+            run.number: OpenRun(state=run.state, prompts=run.prompts, unanswered=run.unanswered)
+            for run in self.all()
+            if run.state is not RunState.ENDED
+        }
+        return encode_json(Checkpoint(last_frame=self.last_frame, state_lost=self.state_lost, runs=runs))
+
+    def _go_on_from(self, checkpoint: Checkpoint) -> None:
+        self.last_frame, self.state_lost = checkpoint.last_frame, checkpoint.state_lost
+        for number, known in checkpoint.runs.items():
+            run = self._runs[number]
+            run.state, run.prompts, run.unanswered = known.state, known.prompts, dict(known.unanswered)
+
     def _replay(self, record: Record) -> None:
+        if record.kind is Kind.CHECKPOINT:
+            self._go_on_from(msgspec.json.decode(record.payload, type=Checkpoint))
+            return
         if record.kind is Kind.RESTARTED:
             self._begin_anew()
             return
@@ -274,6 +324,7 @@ class SessionRuns:
         if record.kind is Kind.CURSOR:
             run.cursor = msgspec.json.decode(record.payload)["seq"]
             return
+        run.last_seq = record.seq - 1
         apply(run, record.kind, _decode_logged(record, run), record.at)
 
 
@@ -452,7 +503,6 @@ class LiveSandbox:
         answer: dict[str, Any] = {"prompt": number, "eof": True} if text is None else {"prompt": number, "text": text}
         _check_fits(answer, "the line")
         if await self.runs.append(run, Kind.INPUT, answer, encode_json(answer)):
-            run.unanswered[number] = text
             self._send(FrameKind.INPUT, run.number, answer)
 
     async def interrupt(self, run_id: str | None, grace_s: float | None) -> InterruptOutcome:

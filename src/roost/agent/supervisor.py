@@ -18,7 +18,7 @@ import structlog
 from roost.agent.files import HomeFiles
 from roost.agent.install import install_runner
 from roost.agent.interpreters import find_interpreters
-from roost.agent.journal import LogWriter
+from roost.agent.journal import CAP_BYTES, LogWriter
 from roost.agent.sandbox import LiveSandbox, SessionRuns, until_written
 from roost.agent.sweep import boot_id, is_alive, kill_all, remove_group, remove_tree, start_time
 from roost.runtimes import cgroups
@@ -45,6 +45,11 @@ FIRST_UID = 200_000
 UIDS_PER_DATA_DIR = 50_000
 UID_BLOCKS = 1_000
 READY_TIMEOUT_S = 20.0
+KEEP_S = 30 * 86400.0
+"""How long the logs of sessions that have ended are kept, unless the operator says otherwise."""
+SWEEP_EVERY_S = 3600.0
+GOING = ".going-"
+"""Begins the name of a log that is being removed."""
 IDLE_LOGS = 64
 """As many logs of sessions that nobody uses stay open."""
 TELLING_S = 1.0
@@ -86,8 +91,17 @@ class SandboxFile(msgspec.Struct, kw_only=True):
 class LocalAgent(Agent):
     """The agent of this machine for one data folder; `open` recovers what an earlier one left."""
 
-    def __init__(self, data_dir: Path, runtimes: Mapping[str, Runtime] | None = None) -> None:
+    def __init__(
+        self,
+        data_dir: Path,
+        runtimes: Mapping[str, Runtime] | None = None,
+        *,
+        log_cap_bytes: int = CAP_BYTES,
+        log_keep_s: float = KEEP_S,
+    ) -> None:
         self._data = data_dir
+        self._log_cap_bytes = log_cap_bytes
+        self._log_keep_s = log_keep_s
         self._run_dir = run_dir(data_dir)
         self._runtimes = runtimes if runtimes is not None else installed_runtimes()
         self._hierarchies = cgroups.Hierarchies()
@@ -126,6 +140,7 @@ class LocalAgent(Agent):
         for folder in sorted(self._sandboxes.iterdir()):
             await self._recover(folder)
         self._sweep_sockets()
+        self._spawn(self._sweep_logs())
 
     async def aclose(self) -> None:
         """Let go of everything; sandboxes and runs go on. A keeper that has nothing to keep ends."""
@@ -421,6 +436,32 @@ class LocalAgent(Agent):
             if path.name not in known:
                 path.unlink(missing_ok=True)
 
+    async def _sweep_logs(self) -> None:
+        """Remove the logs of sessions that ended long ago, now and again."""
+        while True:
+            for folder in await asyncio.to_thread(lambda: sorted(self._logs.iterdir())):
+                try:
+                    await self._sweep_log(folder)
+                except OSError as error:
+                    log.warning("log.not_removed", session_id=folder.name, error=str(error))
+            await asyncio.sleep(min(SWEEP_EVERY_S, self._log_keep_s))
+
+    async def _sweep_log(self, folder: Path) -> None:
+        session_id = folder.name
+        if not session_id.startswith(GOING):
+            runs = self._runs.get(session_id)
+            is_in_use = session_id in self._opening or (runs is not None and not runs.is_idle)
+            if is_in_use or (self._sandboxes / session_id).exists():
+                return
+            if time.time() - max(path.stat().st_mtime for path in (folder, *folder.iterdir())) < self._log_keep_s:
+                return
+            if runs is not None:
+                self._runs.pop(session_id).close()
+            # From here on nobody finds it, and who comes after a crash sees that it goes.
+            folder = folder.rename(folder.with_name(GOING + session_id))
+            log.info("log.expired", session_id=session_id)
+        await asyncio.to_thread(remove_tree, folder)
+
     async def _lose(
         self, session_id: str, sandbox: LiveSandbox, reason: Reason, message: dict[str, Any] | None = None
     ) -> None:
@@ -586,7 +627,9 @@ class LocalAgent(Agent):
     async def _open_runs(self, session_id: str, lost: Reason | None) -> None:
         assert self._writer is not None
         on_ended = functools.partial(self._note_finished, session_id)
-        runs = await asyncio.to_thread(SessionRuns, self._logs / session_id, self._writer, on_ended)
+        runs = await asyncio.to_thread(
+            SessionRuns, self._logs / session_id, self._writer, on_ended, self._log_cap_bytes
+        )
         if lost is not None:
             await self._lose_runs(session_id, runs, lost)
         self._runs[session_id] = runs

@@ -41,6 +41,8 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     data_dir: Path
     overcommit_cpu: float = 1000.0
     overcommit_mem: float = 100.0
+    log_cap_bytes: int = 1 << 30
+    log_keep_s: float = 30 * 86400.0
 
 
 class Engine(ABC):

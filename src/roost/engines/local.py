@@ -30,7 +30,7 @@ class LocalEngine(Engine):
             "mem": psutil.virtual_memory().total * config.overcommit_mem,
         }
         self._reservations = Reservations({NODE_ID: capacity})
-        self._agent = LocalAgent(config.data_dir)
+        self._agent = LocalAgent(config.data_dir, log_cap_bytes=config.log_cap_bytes, log_keep_s=config.log_keep_s)
         await self._agent.open()
 
     async def aclose(self) -> None:

@@ -68,7 +68,11 @@ async def serving(settings: Settings) -> AsyncIterator[str]:
         engine = _engine(settings.engine)
         await engine.open(
             EngineConfig(
-                data_dir=data_dir, overcommit_cpu=settings.overcommit_cpu, overcommit_mem=settings.overcommit_mem
+                data_dir=data_dir,
+                overcommit_cpu=settings.overcommit_cpu,
+                overcommit_mem=settings.overcommit_mem,
+                log_cap_bytes=settings.log_cap_bytes,
+                log_keep_s=settings.log_keep_s,
             )
         )
         opened.push_async_callback(engine.aclose)

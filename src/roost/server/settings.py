@@ -11,6 +11,9 @@ from typing import Any
 
 from roost.wire.errors import InvalidParameters
 
+LEAST_CAP_BYTES = 1 << 20
+"""A run log needs room for what its readers are reading now."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
@@ -23,6 +26,10 @@ class Settings:
     engine: str = "local"
     overcommit_cpu: float = 1000.0
     overcommit_mem: float = 100.0
+    log_cap_bytes: int = 1 << 30
+    """As long a session's run log may be; above, its oldest events go."""
+    log_keep_s: float = 30 * 86400.0
+    """How long the logs of sessions that have ended are kept."""
     insecure_http: bool = False
     """Whether plain HTTP may be served beyond loopback: bodies are not signed."""
 
@@ -102,6 +109,13 @@ def _positive(value: Any) -> float:
     return number
 
 
+def _cap(value: Any) -> int:
+    cap = int(value)
+    if cap < LEAST_CAP_BYTES:
+        raise ValueError(cap)
+    return cap
+
+
 def _port(value: Any) -> int:
     port = int(value)
     if not 0 <= port <= 65535:
@@ -116,5 +130,7 @@ _READERS: dict[str, Any] = {
     "engine": str,
     "overcommit_cpu": _positive,
     "overcommit_mem": _positive,
+    "log_cap_bytes": _cap,
+    "log_keep_s": _positive,
     "insecure_http": _flag,
 }

@@ -1,5 +1,6 @@
 """Compute sessions (spec/client-sdk.md §7)."""
 
+import asyncio
 import contextlib
 import io
 import secrets
@@ -25,6 +26,9 @@ __all__ = ("ComputeSession",)
 MAX_UPLOAD_FILES = 20
 MAX_UPLOAD_BYTES = (1 << 20) - 1
 
+POLL_AGAIN_S = (0.05, 0.1, 0.2, 0.5, 1.0)
+"""The pauses after which a poll whose connection broke is repeated."""
+
 _BATCH_OPTIONS = {"clean": None, "build": None, "buildLog": False, "exec": None}
 
 
@@ -48,11 +52,14 @@ class ComputeSession(BaseFunction):
     service_ports: list[dict[str, Any]]
     domain: str
     group: str
+    _seen: dict[str, int]
+    """The last event of each open run that this object has had; servers of ours tell, others do not."""
 
     def __init__(self, name: str, owner_access_key: str | None = None) -> None:
         self.id = None
         self.name = name
         self.owner_access_key = owner_access_key
+        self._seen = {}
 
     @classmethod
     def from_session_id(cls, session_id: UUID) -> Self:
@@ -61,6 +68,7 @@ class ComputeSession(BaseFunction):
         made.id = session_id
         made.name = None
         made.owner_access_key = None
+        made._seen = {}
         return made
 
     def get_session_identity_params(self) -> dict[str, str]:
@@ -213,7 +221,11 @@ class ComputeSession(BaseFunction):
         mode: str = "query",
         opts: Mapping[str, Any] | None = None,
     ) -> Any:
-        """Start a run, or go on with one; the `result` object."""
+        """Start a run, or go on with one; the `result` object.
+
+        With a server of ours each call says what it has, so that nothing is missed and nothing comes twice. A call with
+        mode `continue` whose connection breaks is repeated; after a broken start or input, go on with `continue`.
+        """
         mode = "input" if mode == "user-input" else mode
         body: dict[str, Any] = {"mode": mode, "code": code, "runId": run_id}
         if mode in {"query", "continue", "input"}:
@@ -226,10 +238,31 @@ class ComputeSession(BaseFunction):
         else:
             raise BackendClientError(f"no such mode of execution: {mode!r}")
         path = self._path("complete") if mode == "complete" else self._path()
+        if mode == "query" and run_id is not None:
+            self._seen.setdefault(run_id, 0)
+        for pause_s in POLL_AGAIN_S if mode == "continue" else ():
+            try:
+                return await self._poll(path, body)
+            except (aiohttp.ClientError, BackendClientError) as error:
+                if not _is_broken(error):
+                    raise
+            await asyncio.sleep(pause_s)
+        return await self._poll(path, body)
+
+    async def _poll(self, path: str, body: Mapping[str, Any]) -> Any:
         request = Request("POST", path, params=self._params())
         request.set_json(body)
+        run_id, mode = body["runId"], body["mode"]
+        seen = 0 if run_id is None else self._seen.get(run_id)
+        if seen is not None and mode != "complete":
+            request.headers["X-Roost-After"] = str(seen)
         async with request.fetch() as response:
-            return (await response.json())["result"]
+            result = (await response.json())["result"]
+            if (seq := response.headers.get("X-Roost-Seq")) is not None:
+                self._seen[result["runId"]] = int(seq)
+        if result.get("status") in ("finished", "exec-timeout"):
+            self._seen.pop(result.get("runId"), None)
+        return result
 
     def stream_execute(
         self, code: str = "", *, mode: str = "query", opts: Mapping[str, Any] | None = None
@@ -299,6 +332,11 @@ class ComputeSession(BaseFunction):
 
     def _params(self) -> dict[str, str]:
         return {"owner_access_key": self.owner_access_key} if self.owner_access_key else {}
+
+
+def _is_broken(error: Exception) -> bool:
+    """Whether a call failed because of its connection."""
+    return isinstance(error, aiohttp.ClientError) or isinstance(error.__cause__, aiohttp.ClientConnectionError)
 
 
 def _checked_name(name: str) -> str:

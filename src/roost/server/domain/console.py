@@ -37,6 +37,11 @@ def console_of(events: Iterable[Event]) -> list[list[Any]]:
     return items
 
 
+def gap_sentence(gap: Mapping[str, Any]) -> str:
+    """What stands in the place of events that are gone."""
+    return f"[events {gap['first']} to {gap['last']} are gone from the log]\n"
+
+
 def exit_code_of(end: RunEnd) -> int:
     """The compatible exit code: 0 also for exceptions that nobody caught; 130 only when the sandbox is gone."""
     return 0 if end.status in (RunStatus.ERROR, RunStatus.INTERRUPTED) else end.exit_code
@@ -48,6 +53,8 @@ def _items(event: Event) -> Iterable[tuple[str, Any]]:
             yield event.kind.value, event.data
         case EventKind.STARTED if event.data.get("state_lost"):
             yield "stderr", STATE_LOST
+        case EventKind.GAP:
+            yield "stderr", gap_sentence(event.data)
         case EventKind.PROMPT:
             yield "stdout", event.data["text"]
         case EventKind.RESULT:

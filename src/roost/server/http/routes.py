@@ -4,6 +4,7 @@ from aiohttp import web
 
 from roost.server.http import content, execute, files, root, runs, sessions, stream
 from roost.server.http.context import PLATFORM
+from roost.server.http.deliveries import Deliveries
 from roost.server.http.middleware import add_headers, answer_problems, authenticate, check_version
 from roost.server.services.platform import Platform
 
@@ -21,6 +22,8 @@ def make_web_app(platform: Platform) -> web.Application:
         app.router.add_get(f"/stream{prefix}/{{ref}}/execute", stream.execute)
     app[stream.OPEN] = set()
     app.on_shutdown.append(stream.close_all)
+    app[execute.DELIVERIES] = Deliveries(platform.runs)
+    app.on_cleanup.append(lambda app: app[execute.DELIVERIES].aclose())
     return app
 
 

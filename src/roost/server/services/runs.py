@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from roost.engines.base import Engine
-from roost.server.domain.console import console_of, exit_code_of
+from roost.server.domain.console import console_of, exit_code_of, gap_sentence
 from roost.server.domain.sessions import Session
 from roost.server.store import runs as rows
 from roost.server.store.base import Store
@@ -34,6 +34,8 @@ class Polled(msgspec.Struct, frozen=True, kw_only=True):
     exit_code: int | None
     options: dict[str, Any] | None
     console: list[list[Any]]
+    after: int
+    """The event that it begins behind."""
     seq: int
     """The last event in it; deliver it, then say so with `Runs.delivered`."""
     end: RunEnd | None = None
@@ -101,15 +103,17 @@ class Runs:
         agent = await self._agent(session)
         return await agent.read(session.id, run_id, after=after, max_bytes=max_bytes, wait_s=wait_s)
 
-    async def poll(self, session: Session, run_id: str) -> Polled:
+    async def poll(self, session: Session, run_id: str, *, after: int | None = None) -> Polled:
         """The next part of a run for a compatible client, as soon as there is something worth an answer.
+
+        It begins behind the run's cursor, or behind `after` for a client that says what it has.
 
         Answers at once on end or prompt; with other output after `GATHER_S` or `POLL_BYTES`; else after `POLL_S`.
         A second poll of the same run takes over; the first is answered empty.
         """
         key = (session.id, run_id)
         agent = await self._agent(session)
-        cursor = await agent.cursor(session.id, run_id)
+        cursor = await agent.cursor(session.id, run_id) if after is None else after
         try:
             async with asyncio.timeout(None) as turn:
                 if (older := self._polls.get(key)) is not None:
@@ -130,7 +134,16 @@ class Runs:
 
     async def delivered(self, session: Session, polled: Polled) -> None:
         """The answer was written to its client: the next poll goes on after it."""
-        await (await self._agent(session)).move_cursor(session.id, polled.run_id, polled.seq)
+        agent = await self._agent(session)
+        # Behind `after` a client may have named a number that the run has not reached.
+        if polled.seq > max(polled.after, await agent.cursor(session.id, polled.run_id)):
+            await agent.move_cursor(session.id, polled.run_id, polled.seq)
+
+    async def undelivered(self, session: Session, polled: Polled) -> None:
+        """The answer did not arrive after all: the next poll repeats it, unless a later one was delivered."""
+        agent = await self._agent(session)
+        if polled.after < polled.seq == await agent.cursor(session.id, polled.run_id):
+            await agent.move_cursor(session.id, polled.run_id, polled.after)
 
     async def log_text(self, session: Session) -> str:
         """What the session's programs have written, by run; the end of it where it is long."""
@@ -199,6 +212,7 @@ def _polled(run_id: str, events: list[Event], page: Page, cursor: int) -> Polled
         exit_code=exit_code,
         options=options,
         console=console_of(events),
+        after=cursor,
         seq=seq,
         end=end,
     )
@@ -209,7 +223,11 @@ async def _written(agent: Agent, session_id: str, run_id: str) -> list[str]:
     after = 0
     while True:
         page = await agent.read(session_id, run_id, after=after)
-        parts += [event.data for event in page.events if event.kind in (EventKind.STDOUT, EventKind.STDERR)]
+        for event in page.events:
+            if event.kind in (EventKind.STDOUT, EventKind.STDERR):
+                parts.append(event.data)
+            elif event.kind is EventKind.GAP:
+                parts.append(gap_sentence(event.data))
         if not page.events:
             return parts
         after = page.events[-1].seq
