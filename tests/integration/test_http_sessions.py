@@ -85,7 +85,12 @@ async def test_faults_are_told_by_parameter(server: Caller) -> None:
         ({"config": {"resources": {"tpu": 1}}}, 400, "invalid-api-params", "tpu"),
         ({"config": {"mounts": ["data"]}}, 404, "vfolder-not-found", "data"),
         ({"clusterSize": 2}, 412, "quota-exceeded", "one container"),
-        ({"type": "batch"}, 400, "invalid-api-params", "type"),
+        ({"type": "batch"}, 400, "invalid-api-params", "command"),
+        ({"type": "batch", "startupCommand": " "}, 400, "invalid-api-params", "command"),
+        ({"type": "batch", "startupCommand": "ls", "starts_at": "soon"}, 400, "invalid-api-params", "soon"),
+        ({"starts_at": "1h"}, 400, "invalid-api-params", "starts_at"),
+        ({"startupCommand": "ls"}, 400, "invalid-api-params", "startupCommand"),
+        ({"type": "inference"}, 400, "invalid-api-params", "type"),
         ({"group": "nobody"}, 400, "invalid-api-params", "nobody"),
         ({"owner_access_key": "AKIAUNKNOWN"}, 400, "invalid-api-params", "AKIAUNKNOWN"),
         ({"config": {"resource_opts": {"min_rung": 9}}}, 400, "invalid-api-params", "min_rung"),
@@ -184,6 +189,23 @@ async def test_a_pending_session_is_cancelled(data_dir: Path) -> None:
         [session] = (await server("GET", "/session", params={"status": "all"})).body
         assert ended.body == {"stats": {"status": "cancelled"}}
         assert (session["status"], session["reason"]["code"]) == ("CANCELLED", "user-requested")
+
+
+async def test_a_batch_session_waits_for_its_start_and_lets_others_ahead(server: Caller) -> None:
+    later = await create(server, name="later", type="batch", startupCommand="ls", starts_at="1d", enqueueOnly=True)
+    timed_out = await create(server, name="later", type="batch", startupCommand="ls", maxWaitSeconds=1)
+    other = await create(server, name="other")
+    info = (await server("GET", "/session/later")).body
+    [_, listed] = (await server("GET", "/session")).body
+    await server("DELETE", "/session/later")
+
+    scheduler = info["statusData"]["scheduler"]
+    assert (later["status"], timed_out["status"], other["status"]) == ("PENDING", "TIMEOUT", "RUNNING")
+    assert [one["name"] for one in scheduler["failed_predicates"]] == ["reserved_time"]
+    assert info["statusInfo"] == "predicate-checks-failed"
+    assert (info["type"], info["result"]) == ("batch", "UNDEFINED")
+    assert (listed["type"], listed["result"]) == ("batch", "UNDEFINED")
+    assert listed["starts_at"] in scheduler["failed_predicates"][0]["msg"]
 
 
 async def test_references_are_ids_names_and_their_beginnings(server: Caller) -> None:

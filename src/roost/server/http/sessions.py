@@ -7,7 +7,7 @@ from roost.server.http.params import Creation, Destruction, Listing, Matching, N
 from roost.server.http.views import happening_view, info_view, session_view, stats_view
 from roost.server.services.sessions import Created, Wanted
 from roost.wire.errors import FolderNotFound, InvalidParameters, LimitExceeded
-from roost.wire.sessions import SessionState
+from roost.wire.sessions import SessionState, SessionType
 
 
 async def create_session(request: web.Request) -> web.Response:
@@ -22,6 +22,9 @@ async def create_session(request: web.Request) -> web.Response:
         architecture=params.architecture,
         resources=config.resources or {},
         resource_opts=config.resource_opts or {},
+        type=SessionType(params.type),
+        startup_command=params.startup_command,
+        starts_at=params.starts_at,
         environ=config.environ or {},
         tag=params.tag,
         domain=params.domain,
@@ -106,9 +109,7 @@ def _refuse_what_is_not_here(params: Creation, version: tuple[int, str]) -> None
     if folders := [*(config.mounts or ()), *(config.mount_map or ())]:
         raise FolderNotFound(f"there are no folders {', '.join(folders)}", data=folders)
     asked = {
-        "type": params.type if params.type != "interactive" else None,
-        "starts_at": params.starts_at,
-        "startup_command": params.startup_command,
+        "type": params.type if params.type == "inference" else None,
         "bootstrap_script": params.bootstrap_script,
         "dependencies": params.dependencies,
         "callback_url": params.callback_url,

@@ -1,9 +1,10 @@
 """Sessions as they are written down: each change is one guarded write, told on the bus after its commit."""
 
 import time
+from collections.abc import Callable
 from typing import Any
 
-from roost.server.domain.sessions import Happening, Session
+from roost.server.domain.sessions import Happening, Outcome, Session
 from roost.server.domain.times import iso
 from roost.server.events.base import EventBus
 from roost.server.store import sessions as rows
@@ -58,12 +59,14 @@ class Ledger:
         *states: SessionState,
         happening: tuple[str, str],
         reason: Reason | None = None,
+        outcome: Outcome | None = None,
         **changes: Any,
     ) -> Session:
         """Bring a session through states into the last of them, in one write.
 
         Args:
             happening: code and sentence for the session's history.
+            outcome: what the session has come to before that, where nobody has written it down.
 
         Raises:
             Conflict: there is no such step, or the session has changed since it was read.
@@ -74,21 +77,22 @@ class Ledger:
         *through, last = states
 
         def work(connection: Any) -> Session:
-            moved = session
+            moved = session if outcome is None else rows.decide(connection, session, outcome, entry.at)
             for state in through:
                 passing = Happening(at=entry.at, code=f"session-{state.lower()}", sentence=_PASSING[state])
                 moved = rows.move(connection, moved, state, passing)
             return rows.move(connection, moved, last, entry, reason=reason, **changes)
 
-        try:
-            moved = await self._store.write(work)
-        finally:
-            self._forget(session)
-        self._remember(moved)
-        await self._bus.publish(topic_of(session.id))
-        if not moved.state.is_live:
-            await self._bus.publish(QUEUE)
-        return moved
+        return await self._change(session, work)
+
+    async def decide(self, session: Session, outcome: Outcome) -> Session:
+        """Write down what a batch session came to, while it runs on.
+
+        Raises:
+            Conflict: the session has changed since it was read.
+        """
+        at = time.time()
+        return await self._change(session, lambda c: rows.decide(c, session, outcome, at))
 
     async def explain(self, session: Session, reason: Reason, status_data: dict[str, Any]) -> Session:
         """Write down why a session stays in its state; once for each new reason."""
@@ -101,13 +105,7 @@ class Ledger:
                 rows.record(connection, session.id, entry)
             return explained
 
-        try:
-            explained = await self._store.write(work)
-        finally:
-            self._forget(session)
-        self._remember(explained)
-        await self._bus.publish(topic_of(session.id))
-        return explained
+        return await self._change(session, work)
 
     async def rename(self, session: Session, name: str) -> Session:
         """Give a session another name.
@@ -123,13 +121,7 @@ class Ledger:
             rows.record(connection, session.id, entry)
             return renamed
 
-        try:
-            renamed = await self._store.write(work)
-        finally:
-            self._forget(session)
-        self._remember(renamed)
-        await self._bus.publish(topic_of(session.id))
-        return renamed
+        return await self._change(session, work)
 
     async def match(self, access_key: str, beginning: str) -> list[Session]:
         """At most ten of an owner's sessions, ended ones too, whose id or name is or begins with this."""
@@ -190,6 +182,17 @@ class Ledger:
     async def history(self, session_id: str) -> list[Happening]:
         """What happened to a session, oldest first."""
         return await self._store.read(lambda c: rows.history(c, session_id))
+
+    async def _change(self, session: Session, work: Callable[[Any], Session]) -> Session:
+        try:
+            changed = await self._store.write(work)
+        finally:
+            self._forget(session)
+        self._remember(changed)
+        await self._bus.publish(topic_of(session.id))
+        if not changed.state.is_live or changed.result is not session.result:
+            await self._bus.publish(QUEUE)
+        return changed
 
     def _remember(self, session: Session) -> None:
         if session.state.is_live:

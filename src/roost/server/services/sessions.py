@@ -10,6 +10,7 @@ import msgspec
 from roost.server.auth.base import Caller
 from roost.server.domain.resources import complete_slots
 from roost.server.domain.sessions import BEING_PREPARED, Happening, Session, SessionSpec
+from roost.server.domain.times import parse_start
 from roost.server.events.base import EventBus, Subscription
 from roost.server.scheduler.ledger import Ledger, topic_of
 from roost.server.scheduler.loop import Scheduler
@@ -21,7 +22,7 @@ from roost.wire.errors import InvalidParameters, SessionAlreadyExists
 from roost.wire.ids import new_session_id
 from roost.wire.reasons import Reason
 from roost.wire.sandboxes import Rung, SandboxStats
-from roost.wire.sessions import SessionState
+from roost.wire.sessions import SessionState, SessionType
 
 
 class Wanted(msgspec.Struct, frozen=True, kw_only=True):
@@ -34,6 +35,10 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     """Amounts as written, by slot."""
     resource_opts: Mapping[str, Any] = {}
     """`shmem`; and ours: `runtime`, the runtime to take, and `min_rung`, the least isolation to accept."""
+    type: SessionType = SessionType.INTERACTIVE
+    startup_command: str | None = None
+    starts_at: str | None = None
+    """As written: an instant, or a duration from now."""
     environ: dict[str, str] = {}
     tag: str | None = None
     domain: str = DEFAULT
@@ -76,6 +81,8 @@ class Sessions:
         image = self._images.find(wanted.image, wanted.architecture)
         existing = await self._ledger.find_live_name(owner.access_key, wanted.name)
         if existing is None:
+            now = time.time()
+            starts_at = _starts_at(wanted, now)
             slots = complete_slots(
                 wanted.resources,
                 minimum=image.minimum,
@@ -91,6 +98,9 @@ class Sessions:
                 image=image.reference,
                 state=SessionState.PENDING,
                 spec=SessionSpec(
+                    type=wanted.type,
+                    startup_command=wanted.startup_command,
+                    starts_at=starts_at,
                     interpreter=image.interpreter,
                     slots=slots,
                     named=frozenset(slot for slot, amount in wanted.resources.items() if amount),
@@ -100,7 +110,8 @@ class Sessions:
                     runtime=_runtime(wanted.resource_opts),
                     min_rung=_rung(wanted.resource_opts),
                 ),
-                created_at=time.time(),
+                created_at=now,
+                status_changed=now,
             )
             try:
                 return await self._enqueue(session, wanted)
@@ -188,6 +199,20 @@ class Sessions:
         except TimeoutError:
             return Created(session=session, created=created, timed_out=True)
         return Created(session=session, created=created)
+
+
+def _starts_at(wanted: Wanted, now: float) -> float | None:
+    """When the session may start; what only batch sessions have, and what they must have, is checked here (§4.5)."""
+    if wanted.type is SessionType.BATCH:
+        if not (wanted.startup_command or "").strip():
+            raise InvalidParameters(
+                "a batch session needs a command", hint="name it in startupCommand, or ask for an interactive session"
+            )
+        return parse_start(wanted.starts_at, now) if wanted.starts_at is not None else None
+    for name, value in (("starts_at", wanted.starts_at), ("startupCommand", wanted.startup_command)):
+        if value:
+            raise InvalidParameters(f"only a batch session has {name}", hint=f"leave {name} out, or say type=batch")
+    return None
 
 
 def _runtime(options: Mapping[str, Any]) -> str | None:

@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 import sqlalchemy as sa
 
-from roost.server.domain.sessions import Happening, Session, check_transition
+from roost.server.domain.sessions import Happening, Outcome, Session, check_transition
 from roost.server.store.tables import session_events, sessions
 from roost.wire.errors import Conflict, SessionAlreadyExists
 from roost.wire.reasons import Reason
@@ -43,9 +43,21 @@ def move(
         Conflict: there is no such step, or the session has changed since it was read.
     """
     check_transition(session.state, state)
-    moved = update(connection, session, state=state, reason=reason, **changes)
+    moved = update(connection, session, state=state, reason=reason, status_changed=happening.at, **changes)
     record(connection, session.id, happening)
     return moved
+
+
+def decide(connection: sa.Connection, session: Session, outcome: Outcome, at: float) -> Session:
+    """Write down what a batch session came to.
+
+    Raises:
+        Conflict: the session has changed since it was read.
+    """
+    status_data = {"kernel": {"exit_code": outcome.exit_code}} if outcome.exit_code is not None else {}
+    decided = update(connection, session, result=outcome.result, status_data=status_data)
+    record(connection, session.id, outcome.happening(at))
+    return decided
 
 
 def update(connection: sa.Connection, session: Session, **changes: Any) -> Session:

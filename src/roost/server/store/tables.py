@@ -2,7 +2,7 @@
 
 import sqlalchemy as sa
 
-REVISION = "0002"
+REVISION = "0003"
 """The newest migration."""
 
 metadata = sa.MetaData()
@@ -48,8 +48,11 @@ sessions = sa.Table(
     sa.Column("reason", sa.JSON(none_as_null=True)),
     sa.Column("status_data", sa.JSON(none_as_null=True)),
     sa.Column("isolation", sa.JSON(none_as_null=True)),
+    sa.Column("result", sa.String(16), nullable=False, server_default="UNDEFINED"),
+    sa.Column("restarts", sa.Integer, nullable=False, server_default="0"),
     sa.Column("spec", sa.JSON, nullable=False),
     sa.Column("created_at", sa.Float, nullable=False),
+    sa.Column("status_changed", sa.Float, nullable=False, server_default="0"),
     sa.Column("started_at", sa.Float),
     sa.Column("ended_at", sa.Float),
     sa.Index(
