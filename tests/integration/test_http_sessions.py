@@ -88,6 +88,7 @@ async def test_faults_are_told_by_parameter(server: Caller) -> None:
         ({"type": "batch"}, 400, "invalid-api-params", "command"),
         ({"type": "batch", "startupCommand": " "}, 400, "invalid-api-params", "command"),
         ({"type": "batch", "startupCommand": "ls", "starts_at": "soon"}, 400, "invalid-api-params", "soon"),
+        ({"bootstrap_script": "é" * 8193}, 400, "invalid-api-params", "validation"),
         ({"starts_at": "1h"}, 400, "invalid-api-params", "starts_at"),
         ({"startupCommand": "ls"}, 400, "invalid-api-params", "startupCommand"),
         ({"type": "inference"}, 400, "invalid-api-params", "type"),

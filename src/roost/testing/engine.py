@@ -4,16 +4,26 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager
 
 import msgspec
 
 from roost.engines.base import Bundle, Engine, EngineConfig, Node, Reservation
 from roost.engines.reservations import Reservations
-from roost.wire.agent import Agent, SessionFiles
-from roost.wire.errors import NotFound, RoostError, RunNotFound, SessionNotFound, SessionNotRunning
+from roost.wire.agent import Agent, OpenFile, SessionFiles
+from roost.wire.errors import (
+    AgentError,
+    FileNotFoundInSession,
+    NotFound,
+    RoostError,
+    RunNotFound,
+    SessionNotFound,
+    SessionNotRunning,
+)
 from roost.wire.reasons import Reason
 from roost.wire.runs import InterruptOutcome, Page, RunEnd, RunSpec, RunState, RunStatus, RunSummary
 from roost.wire.sandboxes import (
+    FileInfo,
     Interpreter,
     Isolation,
     Rung,
@@ -27,7 +37,7 @@ from roost.wire.sandboxes import (
 
 
 class FakeAgent(Agent):
-    """Launches nothing and says so at once, unless told otherwise. Its runs do nothing, and it has no files.
+    """Launches nothing and says so at once, unless told otherwise. Its runs do nothing.
 
     `launch_error` is raised by every launch and restart while it is set, `destroy_error` by every destroy,
     `start_error` by every start; launches and restarts wait for `may_launch`, which is set at first. A run ends as
@@ -42,6 +52,8 @@ class FakeAgent(Agent):
         """How runs of an id end, as soon as they are started."""
         self.started: list[tuple[str, RunSpec]] = []
         """Every run that was begun, with its session, in order."""
+        self.homes: dict[str, dict[str, bytes]] = {}
+        """What was written into each session's home, by path."""
         self._runs: dict[str, dict[str, RunSummary]] = {}
         """By session and id; they outlive their sandboxes."""
         self._changed = asyncio.Condition()
@@ -183,7 +195,8 @@ class FakeAgent(Agent):
         raise self._no_runs(session_id)
 
     def files(self, session_id: str) -> SessionFiles:
-        raise self._no_runs(session_id)
+        self._check(session_id)
+        return FakeFiles(self.homes.setdefault(session_id, {}))
 
     async def _lose_runs(self, session_id: str, reason: Reason) -> None:
         for run in await self.runs(session_id):
@@ -198,6 +211,45 @@ class FakeAgent(Agent):
     def _no_runs(self, session_id: str) -> RoostError:
         self._check(session_id)
         return SessionNotRunning("a fake sandbox runs nothing")
+
+
+class FakeFiles(SessionFiles):
+    """Files that are written and read as a whole; a fake sandbox has nothing else."""
+
+    def __init__(self, files: dict[str, bytes]) -> None:
+        self._files = files
+
+    async def write(self, path: str, content: bytes) -> None:
+        self._files[path] = content
+
+    async def read(self, path: str, *, max_bytes: int) -> bytes:
+        if path not in self._files:
+            raise FileNotFoundInSession(f"there is no file {path}")
+        return self._files[path][:max_bytes]
+
+    async def list(self, path: str = ".") -> list[FileInfo]:
+        raise _NO_FOLDERS
+
+    async def info(self, path: str) -> FileInfo:
+        raise _NO_FOLDERS
+
+    def open(self, path: str) -> AbstractAsyncContextManager[OpenFile]:
+        raise _NO_FOLDERS
+
+    async def store(self, path: str, content: AsyncIterator[bytes]) -> bool:
+        raise _NO_FOLDERS
+
+    async def remove(self, path: str) -> None:
+        raise _NO_FOLDERS
+
+    def tar(self, path: str) -> AsyncIterator[bytes]:
+        raise _NO_FOLDERS
+
+    async def archive(self, path: str, *, max_bytes: int) -> bytes:
+        raise _NO_FOLDERS
+
+
+_NO_FOLDERS = AgentError("a fake sandbox has no folders")
 
 
 class FakeEngine(Engine):

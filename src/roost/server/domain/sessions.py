@@ -37,6 +37,8 @@ class SessionSpec(msgspec.Struct, frozen=True, kw_only=True):
     """What a batch session runs, a line for the shell."""
     starts_at: float | None = None
     """Before this instant, Unix time, a batch session is not started."""
+    bootstrap_script: str | None = None
+    """What the shell runs in a new sandbox before the session is usable."""
     interpreter: Interpreter
     slots: dict[str, float]
     """Amounts by slot name: `cpu` in cores, `mem` in bytes."""
@@ -108,6 +110,9 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
         return Happening(at=at, code=f"session-{self.result.lower()}", sentence=self.sentence)
 
 
+BOOTSTRAP = "bootstrap"
+"""The run id of a session's bootstrap script."""
+
 JOB = "batch-job"
 """The run id of a batch session's command (spec/sessions-lifecycle.md §5)."""
 
@@ -131,6 +136,18 @@ def outcome_of(end: RunEnd) -> Outcome:
     why = f": {end.reason.sentence}" if end.reason is not None else ""
     sentence = f"its command ended with exit code {end.exit_code} ({end.status}){why}"
     return Outcome(result=SessionResult.FAILURE, sentence=sentence, exit_code=end.exit_code)
+
+
+def bootstrap_failure(end: RunEnd) -> Reason | None:
+    """What the owner of a running session has to know of its bootstrap script; None where it succeeded."""
+    if end.status is RunStatus.OK and end.exit_code == 0:
+        return None
+    why = f": {end.reason.sentence}" if end.reason is not None else ""
+    return Reason(
+        code="bootstrap-failed",
+        sentence=f"its bootstrap script ended with exit code {end.exit_code} ({end.status}){why}; it runs all the same",
+        hint="the session's logs have what the script wrote",
+    )
 
 
 def is_undecided(session: Session) -> bool:

@@ -5,12 +5,15 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import orjson
 from aiohttp import web
-from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from roost.wire.errors import InvalidParameters
 from roost.wire.ids import SESSION_NAME
 
 M = TypeVar("M", bound=BaseModel)
+
+MAX_SCRIPT = 16 << 10
+"""Bytes of a bootstrap script."""
 
 _TRUE = {"1", "t", "true", "y", "yes", "on"}
 _FALSE = {"0", "f", "false", "n", "no", "off"}
@@ -34,6 +37,12 @@ def _session_name(value: Any) -> Any:
 def _integer(value: Any) -> Any:
     if isinstance(value, str) and re.fullmatch(r"-?\d{1,18}", value, re.ASCII):
         return int(value)
+    return value
+
+
+def _script(value: str) -> str:
+    if len(value.encode()) > MAX_SCRIPT:
+        raise ValueError(f"must be at most {MAX_SCRIPT} bytes long")
     return value
 
 
@@ -99,7 +108,7 @@ class Creation(Params):
     startup_command: str | None = Field(
         default=None, validation_alias=AliasChoices("startupCommand", "startup_command")
     )
-    bootstrap_script: str | None = Field(
+    bootstrap_script: Annotated[str, AfterValidator(_script)] | None = Field(
         default=None, validation_alias=AliasChoices("bootstrap_script", "bootstrapScript")
     )
     owner_access_key: str | None = None

@@ -25,6 +25,7 @@ async def create_session(request: web.Request) -> web.Response:
         type=SessionType(params.type),
         startup_command=params.startup_command,
         starts_at=params.starts_at,
+        bootstrap_script=params.bootstrap_script,
         environ=config.environ or {},
         tag=params.tag,
         domain=params.domain,
@@ -110,7 +111,6 @@ def _refuse_what_is_not_here(params: Creation, version: tuple[int, str]) -> None
         raise FolderNotFound(f"there are no folders {', '.join(folders)}", data=folders)
     asked = {
         "type": params.type if params.type == "inference" else None,
-        "bootstrap_script": params.bootstrap_script,
         "dependencies": params.dependencies,
         "callback_url": params.callback_url,
         "config.scaling_group": config.scaling_group if config.scaling_group != "default" else None,

@@ -4,15 +4,52 @@ Nothing is kept here: a run is named by its session alone, `Agent.start` answers
 its end is in the node's log. So whatever crashes, the next server asks again and no command runs twice.
 """
 
-from roost.server.domain.sessions import Outcome, Session, job_id, outcome_of
+import itertools
+
+from roost.server.domain.sessions import BOOTSTRAP, Outcome, Session, job_id, outcome_of
 from roost.wire.agent import Agent
-from roost.wire.errors import NotFound, RoostError, SessionNotRunning
+from roost.wire.errors import RoostError, RunNotFound, SandboxLost, SessionNotFound, SessionNotRunning
 from roost.wire.runs import BatchStages, RunEnd, RunSpec, RunStatus
 from roost.wire.sessions import SessionResult
 
+BOOTSTRAP_S = 3600.0
+"""How long a bootstrap script may run."""
+
+_SCRIPT = "/home/work/bootstrap.sh"
 _LOOK_AGAIN_S = 600.0
 _BEHIND_ALL = 1 << 62
 """Read after this event, a run answers when it ends, and carries no output."""
+
+
+async def run_bootstrap(agent: Agent, session: Session) -> RunEnd:
+    """Run a session's bootstrap script once in its sandbox, or find the run that there is; answers with its end.
+
+    Raises:
+        SandboxLost: the sandbox went away under it.
+    """
+    assert session.spec.bootstrap_script is not None
+    run_id, is_known = await _bootstrap_id(agent, session.id)
+    if not is_known:  # one that runs may have changed its own file
+        await agent.files(session.id).write(_SCRIPT, session.spec.bootstrap_script.encode())
+    command = BatchStages(exec=f"/bin/sh {_SCRIPT}")
+    await agent.start(session.id, RunSpec(run_id=run_id, code="", mode="batch", batch=command, timeout_s=BOOTSTRAP_S))
+    end = await _end_of(agent, session.id, run_id)
+    if end.status is RunStatus.SANDBOX_LOST:
+        raise SandboxLost("the sandbox went away while the bootstrap script ran")
+    return end
+
+
+async def _bootstrap_id(agent: Agent, session_id: str) -> tuple[str, bool]:
+    """The id of the script's run in this sandbox, and whether there is one; those of sandboxes before it were lost."""
+    for number in itertools.count(1):
+        run_id = BOOTSTRAP if number == 1 else f"{BOOTSTRAP}-{number}"
+        try:
+            page = await agent.read(session_id, run_id, after=_BEHIND_ALL)
+        except RunNotFound:
+            return run_id, False
+        if page.run.end is None or page.run.end.status is not RunStatus.SANDBOX_LOST:
+            return run_id, True
+    raise AssertionError("numbers do not end")
 
 
 async def run_job(agent: Agent, session: Session) -> Outcome | None:
@@ -26,7 +63,7 @@ async def run_job(agent: Agent, session: Session) -> Outcome | None:
     try:
         await agent.start(session.id, run)
         end = await _end_of(agent, session.id, run.run_id)
-    except (SessionNotRunning, NotFound):
+    except (SessionNotRunning, SessionNotFound):
         return None
     except RoostError as error:
         return _failure(f"its command could not be run: {error.message}")
@@ -37,7 +74,7 @@ async def outcome_in_log(agent: Agent, session: Session, otherwise: str) -> Outc
     """What a batch session's command has come to; a failure for the reason given where it has not ended by itself."""
     try:
         page = await agent.read(session.id, job_id(session), after=_BEHIND_ALL)
-    except NotFound:
+    except (SessionNotFound, RunNotFound):
         return _failure(f"its command had not begun: {otherwise}")
     end = page.run.end
     if end is None or end.status is RunStatus.SANDBOX_LOST:

@@ -60,6 +60,7 @@ class Ledger:
         happening: tuple[str, str],
         reason: Reason | None = None,
         outcome: Outcome | None = None,
+        noted: Reason | None = None,
         **changes: Any,
     ) -> Session:
         """Bring a session through states into the last of them, in one write.
@@ -67,6 +68,7 @@ class Ledger:
         Args:
             happening: code and sentence for the session's history.
             outcome: what the session has come to before that, where nobody has written it down.
+            noted: what else its history has to tell of the step.
 
         Raises:
             Conflict: there is no such step, or the session has changed since it was read.
@@ -81,6 +83,8 @@ class Ledger:
             for state in through:
                 passing = Happening(at=entry.at, code=f"session-{state.lower()}", sentence=_PASSING[state])
                 moved = rows.move(connection, moved, state, passing)
+            if noted is not None:
+                rows.record(connection, session.id, _entry(noted))
             return rows.move(connection, moved, last, entry, reason=reason, **changes)
 
         return await self._change(session, work)
@@ -97,7 +101,7 @@ class Ledger:
     async def explain(self, session: Session, reason: Reason, status_data: dict[str, Any]) -> Session:
         """Write down why a session stays in its state; once for each new reason."""
         is_new = session.reason != reason
-        entry = Happening(at=time.time(), code=reason.code, sentence=reason.sentence, hint=reason.hint)
+        entry = _entry(reason)
 
         def work(connection: Any) -> Session:
             explained = rows.update(connection, session, reason=reason, status_data=status_data)
@@ -205,6 +209,10 @@ class Ledger:
         self._live.pop(session.id, None)
         self._running.pop((session.access_key, session.name), None)
         self._running.pop((session.access_key, session.id), None)
+
+
+def _entry(reason: Reason) -> Happening:
+    return Happening(at=time.time(), code=reason.code, sentence=reason.sentence, hint=reason.hint)
 
 
 _PASSING = {

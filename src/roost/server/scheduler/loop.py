@@ -12,12 +12,20 @@ from collections.abc import Coroutine
 from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
 import structlog
 
 from roost.engines.base import Bundle, Engine
-from roost.server.domain.sessions import Outcome, Session, closing_data, is_undecided, session_environ
+from roost.server.domain.sessions import (
+    Outcome,
+    Session,
+    bootstrap_failure,
+    closing_data,
+    is_undecided,
+    session_environ,
+)
 from roost.server.events.base import EventBus
-from roost.server.scheduler.jobs import outcome_in_log, run_job
+from roost.server.scheduler.jobs import outcome_in_log, run_bootstrap, run_job
 from roost.server.scheduler.ledger import QUEUE, Ledger
 from roost.server.scheduler.placement import (
     Checks,
@@ -160,18 +168,32 @@ class Scheduler:
         )
         try:
             info = await agent.launch(spec)
+            trouble = await self._bootstrap(agent, session)
         except Exception as error:  # noqa: BLE001 - whatever it was, nobody may wait for this session for ever
-            await self._give_up(session, error)
+            await self._give_up(session, agent, error)
             return
         happening = ("session-started", f"it runs under {info.runtime}, isolation rung {info.isolation.rung}")
         try:
             running = await self._ledger.move(
-                session, S.RUNNING, happening=happening, isolation=info.isolation, started_at=info.launched_at
+                session,
+                S.RUNNING,
+                happening=happening,
+                reason=trouble,
+                noted=trouble,
+                isolation=info.isolation,
+                started_at=info.launched_at,
+                status_data={"bootstrap": _plain(trouble)} if trouble is not None else {},
             )
         except Conflict:  # it was ended by force while it was launched
             await agent.destroy(session.id)
             return
         await self._on_running(running)
+
+    async def _bootstrap(self, agent: Agent, session: Session) -> Reason | None:
+        """Run the session's bootstrap script, where it has one; what its owner has to know of how it ended."""
+        if session.spec.bootstrap_script is None:
+            return None
+        return bootstrap_failure(await run_bootstrap(agent, session))
 
     async def _on_running(self, session: Session) -> None:
         if session.id in self._gone_early:
@@ -179,11 +201,15 @@ class Scheduler:
         elif session.spec.type is SessionType.BATCH:
             self._spawn(self._do_job(session), f"job-{session.id}")
 
-    async def _give_up(self, session: Session, error: Exception) -> None:
+    async def _give_up(self, session: Session, agent: Agent, error: Exception) -> None:
         message = error.message if isinstance(error, RoostError) else repr(error)
         hint = error.hint if isinstance(error, RoostError) else None
         log.warning("session.failed_to_start", session_id=session.id, error=message)
         self._gone_early.pop(session.id, None)
+        try:
+            await agent.destroy(session.id)  # a launch that failed left nothing, a script that could not run did
+        except (RoostError, OSError) as failure:
+            log.warning("sandbox.not_ended", session_id=session.id, error=str(failure))
         await self._engine.release(session.id)
         details = _error_data(session, error, message)
         with contextlib.suppress(Conflict):  # it was ended by force while it was launched
@@ -456,6 +482,10 @@ def _waiting(session: Session) -> Waiting:
 def _error_data(session: Session, error: Exception, message: str) -> dict[str, Any]:
     name = type(error).__name__
     return {"src": "agent", "agent_id": session.node_id, "name": name, "repr": f"{name}({message!r})"}
+
+
+def _plain(reason: Reason) -> Any:
+    return msgspec.to_builtins(reason)
 
 
 def _now() -> float:

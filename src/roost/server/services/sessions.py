@@ -39,6 +39,7 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     startup_command: str | None = None
     starts_at: str | None = None
     """As written: an instant, or a duration from now."""
+    bootstrap_script: str | None = None
     environ: dict[str, str] = {}
     tag: str | None = None
     domain: str = DEFAULT
@@ -101,6 +102,7 @@ class Sessions:
                     type=wanted.type,
                     startup_command=wanted.startup_command,
                     starts_at=starts_at,
+                    bootstrap_script=wanted.bootstrap_script or None,
                     interpreter=image.interpreter,
                     slots=slots,
                     named=frozenset(slot for slot, amount in wanted.resources.items() if amount),
