@@ -29,6 +29,10 @@ BEING_PREPARED = (S.PENDING, S.SCHEDULED, S.PREPARING, S.RESTARTING)
 """The states before a session runs, or runs again; whoever waits for it waits while it is in one of these."""
 
 
+NEEDS_FORCE = (S.SCHEDULED, S.PREPARING, S.ERROR)
+"""The states in which a session is ended by force alone (spec/rest-sessions.md §8.2)."""
+
+
 class SessionSpec(msgspec.Struct, frozen=True, kw_only=True):
     """What was asked for, checked and completed."""
 

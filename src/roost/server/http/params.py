@@ -112,7 +112,7 @@ class Creation(Params):
         default=None, validation_alias=AliasChoices("bootstrap_script", "bootstrapScript")
     )
     owner_access_key: str | None = None
-    dependencies: list[str] | None = None
+    dependencies: list[str] | None = Field(default=None, max_length=64)
     callback_url: str | None = Field(
         default=None, validation_alias=AliasChoices("callback_url", "callbackUrl", "callbackURL")
     )

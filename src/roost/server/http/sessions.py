@@ -4,7 +4,7 @@ from aiohttp import web
 
 from roost.server.http.context import answer, owner_of, platform_of, session_of, version_of
 from roost.server.http.params import Creation, Destruction, Listing, Matching, NoParams, Renaming, read_params
-from roost.server.http.views import happening_view, info_view, session_view, stats_view
+from roost.server.http.views import dependency_view, happening_view, info_view, session_view, stats_view
 from roost.server.services.sessions import Created, Wanted
 from roost.wire.errors import FolderNotFound, InvalidParameters, LimitExceeded
 from roost.wire.sessions import SessionState, SessionType
@@ -26,6 +26,7 @@ async def create_session(request: web.Request) -> web.Response:
         startup_command=params.startup_command,
         starts_at=params.starts_at,
         bootstrap_script=params.bootstrap_script,
+        dependencies=tuple(params.dependencies or ()),
         environ=config.environ or {},
         tag=params.tag,
         domain=params.domain,
@@ -83,8 +84,18 @@ async def destroy_session(request: web.Request) -> web.Response:
     """`DELETE /session/{ref}`"""
     params = await read_params(request, Destruction)
     session = await session_of(request, params.owner_access_key)
-    stats = stats_view(session, await platform_of(request).sessions.destroy(session, forced=params.forced))
-    return answer([{"stats": stats}] if params.recursive else {"stats": stats})
+    sessions = platform_of(request).sessions
+    if params.recursive:
+        ended = await sessions.destroy_with_dependents(session, forced=params.forced)
+        return answer([{"stats": stats_view(one, stats)} for one, stats in ended])
+    return answer({"stats": stats_view(session, await sessions.destroy(session, forced=params.forced))})
+
+
+async def get_dependency_graph(request: web.Request) -> web.Response:
+    """`GET /session/{ref}/dependency-graph`; of ended sessions too."""
+    params = await read_params(request, NoParams)
+    session = await session_of(request, params.owner_access_key, dead_too=True)
+    return answer(dependency_view(await platform_of(request).sessions.dependency_graph(session)))
 
 
 async def get_history(request: web.Request) -> web.Response:
@@ -111,7 +122,6 @@ def _refuse_what_is_not_here(params: Creation, version: tuple[int, str]) -> None
         raise FolderNotFound(f"there are no folders {', '.join(folders)}", data=folders)
     asked = {
         "type": params.type if params.type == "inference" else None,
-        "dependencies": params.dependencies,
         "callback_url": params.callback_url,
         "config.scaling_group": config.scaling_group if config.scaling_group != "default" else None,
         "config.preopen_ports": config.preopen_ports,

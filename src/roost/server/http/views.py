@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from roost.server.domain.dependencies import DependencyNode
 from roost.server.domain.sessions import Happening, Session
 from roost.server.domain.times import iso
 from roost.wire.runs import RunSummary
@@ -69,6 +70,17 @@ def info_view(session: Session, *, user_id: str, domain: str, runs: int) -> dict
         "idleChecks": {},
         "reason": _plain(session.reason),
         "isolation": _plain(session.isolation),
+    }
+
+
+def dependency_view(node: DependencyNode) -> dict[str, Any]:
+    """A session and, nested, what it depends on (spec/rest-sessions.md §13)."""
+    return {
+        "session_id": node.session.id,
+        "session_name": node.session.name,
+        "status": node.session.state.value,
+        "status_changed": iso(node.session.status_changed),
+        "depends_on": [dependency_view(one) for one in node.depends_on],
     }
 
 

@@ -1,7 +1,7 @@
 """Sessions as they are written down: each change is one guarded write, told on the bus after its commit."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from roost.server.domain.sessions import Happening, Outcome, Session
@@ -42,14 +42,14 @@ class Ledger:
         for session in await self.in_states(SessionState.RUNNING):
             self._remember(session)
 
-    async def create(self, session: Session) -> None:
-        """Write a new session.
+    async def create(self, session: Session, dependencies: Sequence[str] = ()) -> None:
+        """Write a new session, and the ids of those that it depends on.
 
         Raises:
             SessionAlreadyExists: its owner has a live session of this name.
         """
         happening = Happening(at=session.created_at, code="session-enqueued", sentence="the session was asked for")
-        await self._store.write(lambda c: rows.insert(c, session, happening))
+        await self._store.write(lambda c: rows.insert(c, session, happening, dependencies))
         self._remember(session)
         await self._bus.publish(QUEUE)
 
@@ -182,6 +182,18 @@ class Ledger:
     async def in_states(self, *states: SessionState) -> list[Session]:
         """Everybody's sessions in these states, oldest first."""
         return await self._store.read(lambda c: rows.in_states(c, states))
+
+    async def queue(self) -> list[tuple[Session, list[Session]]]:
+        """Everybody's pending sessions, oldest first, each with those that it depends on."""
+        return await self._store.read(rows.queue)
+
+    async def dependencies(self, session_ids: Sequence[str]) -> dict[str, list[Session]]:
+        """What each of some sessions depends on; those that depend on nothing are left out."""
+        return await self._store.read(lambda c: rows.dependencies(c, session_ids))
+
+    async def live_dependents(self, session_id: str) -> list[Session]:
+        """Live sessions that depend on one, those before those that they depend on."""
+        return await self._store.read(lambda c: rows.live_dependents(c, session_id))
 
     async def history(self, session_id: str) -> list[Happening]:
         """What happened to a session, oldest first."""

@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import math
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -17,6 +17,7 @@ import structlog
 
 from roost.engines.base import Bundle, Engine
 from roost.server.domain.sessions import (
+    NEEDS_FORCE,
     Outcome,
     Session,
     bootstrap_failure,
@@ -29,6 +30,8 @@ from roost.server.scheduler.jobs import outcome_in_log, run_bootstrap, run_job
 from roost.server.scheduler.ledger import QUEUE, Ledger
 from roost.server.scheduler.placement import (
     Checks,
+    Dependency,
+    Dismissal,
     Placement,
     Postponement,
     Refusal,
@@ -105,16 +108,18 @@ class Scheduler:
         Returns:
             When, in Unix time, the next of them may start that may not yet.
         """
-        pending = await self._ledger.in_states(S.PENDING)
+        pending = await self._ledger.queue()
         now = time.time()
-        waiting = [_waiting(session) for session in pending]
-        for index, session in enumerate(pending):
+        waiting = [_waiting(session, dependencies) for session, dependencies in pending]
+        for index, (session, _) in enumerate(pending):
             decision = place_next(waiting[index:], await self._engine.nodes(), now)
             with contextlib.suppress(Conflict):  # it was cancelled meanwhile
                 match decision:
                     case Postponement(reason=reason, checks=checks):
                         if session.reason != reason:
                             await self._refuse(session, reason, checks)
+                    case Dismissal(reason=reason):
+                        await self.end(session, reason)
                     case Refusal(reason=reason, checks=checks):
                         await self._refuse(session, reason, checks)
                         break
@@ -329,7 +334,7 @@ class Scheduler:
                 return SandboxStats()
             except Conflict:  # the queue was quicker: it said why the session waits, or gave it a node
                 session = await self._ledger.get(session.id)
-        if session.state in (S.SCHEDULED, S.PREPARING, S.ERROR) and not forced:
+        if session.state in NEEDS_FORCE and not forced:
             raise Forbidden(f"session {session.name} is {session.state}", hint="wait, or force it with `forced`")
         return await asyncio.shield(self._ending.get(session.id) or self._begin_end(session, reason))
 
@@ -475,8 +480,13 @@ _GONE_AT_RESTART = Reason(code="self-terminated", sentence="its sandbox was gone
 _ENDED_BEFORE = Reason(code="user-requested", sentence="it was being ended when the server stopped")
 
 
-def _waiting(session: Session) -> Waiting:
-    return Waiting(session_id=session.id, slots=session.spec.slots, starts_at=session.spec.starts_at)
+def _waiting(session: Session, dependencies: Sequence[Session]) -> Waiting:
+    return Waiting(
+        session_id=session.id,
+        slots=session.spec.slots,
+        starts_at=session.spec.starts_at,
+        dependencies=tuple(Dependency(name=one.name, state=one.state, result=one.result) for one in dependencies),
+    )
 
 
 def _error_data(session: Session, error: Exception, message: str) -> dict[str, Any]:

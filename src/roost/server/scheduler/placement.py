@@ -7,6 +7,15 @@ import msgspec
 from roost.engines.base import Bundle, Node
 from roost.server.domain.times import iso
 from roost.wire.reasons import Reason
+from roost.wire.sessions import SessionResult, SessionState
+
+
+class Dependency(msgspec.Struct, frozen=True, kw_only=True):
+    """A session that another one waits for."""
+
+    name: str
+    state: SessionState
+    result: SessionResult
 
 
 class Waiting(msgspec.Struct, frozen=True, kw_only=True):
@@ -16,6 +25,8 @@ class Waiting(msgspec.Struct, frozen=True, kw_only=True):
     slots: dict[str, float]
     starts_at: float | None = None
     """Not before this instant, Unix time."""
+    dependencies: tuple[Dependency, ...] = ()
+    """Not before each of these has succeeded."""
 
 
 class Checks(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,13 +60,26 @@ class Postponement(msgspec.Struct, frozen=True, kw_only=True):
     checks: Checks
 
 
+class Dismissal(msgspec.Struct, frozen=True, kw_only=True):
+    """The first in the queue will never start."""
+
+    session_id: str
+    reason: Reason
+
+
 def place_next(
     waiting: Sequence[Waiting], nodes: Sequence[Node], now: float
-) -> Placement | Refusal | Postponement | None:
+) -> Placement | Refusal | Postponement | Dismissal | None:
     """Decide about the oldest waiting session; None where nobody waits."""
     if not waiting:
         return None
     first = waiting[0]
+    if (lost := next((one for one in first.dependencies if _is_lost(one)), None)) is not None:
+        sentence = f"session {lost.name}, which it depends on, ended as {lost.state} with result {lost.result}"
+        hint = f"run {lost.name} again, then this"
+        return Dismissal(
+            session_id=first.session_id, reason=Reason(code="dependency-failed", sentence=sentence, hint=hint)
+        )
     checks = _check(first, now)
     if checks.failed:
         reason = Reason(code="predicate-checks-failed", sentence="; ".join(checks.failed.values()))
@@ -81,10 +105,19 @@ def _check(waiting: Waiting, now: float) -> Checks:
     failed = {}
     if waiting.starts_at is not None and waiting.starts_at > now:
         failed["reserved_time"] = f"it is to start at {iso(waiting.starts_at)}"
+    awaited = [one for one in waiting.dependencies if one.result is not SessionResult.SUCCESS]
+    if awaited:
+        failed["dependencies"] = (
+            f"it waits for the success of {', '.join(f'{one.name} ({one.state})' for one in awaited)}"
+        )
     return Checks(passed=tuple(name for name in _PREDICATES if name not in failed), failed=failed)
 
 
-_PREDICATES = ("reserved_time",)
+_PREDICATES = ("reserved_time", "dependencies")
+
+
+def _is_lost(dependency: Dependency) -> bool:
+    return not dependency.state.is_live and dependency.result is not SessionResult.SUCCESS
 
 
 def _shortage(waiting: Waiting, node: Node) -> str | None:

@@ -2,14 +2,15 @@
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
 
 from roost.server.auth.base import Caller
+from roost.server.domain.dependencies import MAX_GRAPH_DEPTH, MAX_GRAPH_NODES, DependencyNode, dependency_tree
 from roost.server.domain.resources import complete_slots
-from roost.server.domain.sessions import BEING_PREPARED, Happening, Session, SessionSpec
+from roost.server.domain.sessions import BEING_PREPARED, NEEDS_FORCE, Happening, Session, SessionSpec
 from roost.server.domain.times import parse_start
 from roost.server.events.base import EventBus, Subscription
 from roost.server.scheduler.ledger import Ledger, topic_of
@@ -18,7 +19,7 @@ from roost.server.services.accounts import DEFAULT
 from roost.server.services.images import Images
 from roost.server.store import accounts
 from roost.server.store.base import Store
-from roost.wire.errors import InvalidParameters, SessionAlreadyExists
+from roost.wire.errors import AmbiguousSession, Forbidden, InvalidParameters, SessionAlreadyExists, SessionNotFound
 from roost.wire.ids import new_session_id
 from roost.wire.reasons import Reason
 from roost.wire.sandboxes import Rung, SandboxStats
@@ -40,6 +41,8 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     starts_at: str | None = None
     """As written: an instant, or a duration from now."""
     bootstrap_script: str | None = None
+    dependencies: tuple[str, ...] = ()
+    """Ids or names of the owner's sessions, ended ones too."""
     environ: dict[str, str] = {}
     tag: str | None = None
     domain: str = DEFAULT
@@ -84,6 +87,7 @@ class Sessions:
         if existing is None:
             now = time.time()
             starts_at = _starts_at(wanted, now)
+            dependencies = await self._dependencies(owner, wanted)
             slots = complete_slots(
                 wanted.resources,
                 minimum=image.minimum,
@@ -116,7 +120,7 @@ class Sessions:
                 status_changed=now,
             )
             try:
-                return await self._enqueue(session, wanted)
+                return await self._enqueue(session, dependencies, wanted)
             except SessionAlreadyExists:  # somebody was quicker
                 existing = await self._ledger.find_live_name(owner.access_key, wanted.name)
                 if existing is None:
@@ -161,6 +165,36 @@ class Sessions:
         reason = Reason(code="user-requested", sentence="its owner asked for its end")
         return await self._scheduler.end(session, reason, forced=forced)
 
+    async def destroy_with_dependents(
+        self, session: Session, *, forced: bool = False
+    ) -> Sequence[tuple[Session, SandboxStats]]:
+        """End a session after those that depend on it; each as it was, with its counters, itself first.
+
+        Raises:
+            Forbidden: one of them is being prepared, or is in error, and this is not forced; none has been ended.
+        """
+        all_of_them = [*await self._ledger.live_dependents(session.id), session]
+        for one in all_of_them:
+            if one.state in NEEDS_FORCE and not forced:
+                raise Forbidden(f"session {one.name} is {one.state}", hint="wait, or force it with `forced`")
+        return [(one, await self.destroy(one, forced=forced)) for one in all_of_them][::-1]
+
+    async def dependency_graph(self, session: Session) -> DependencyNode:
+        """What a session depends on, and what that depends on, down to those that depend on nothing.
+
+        Raises:
+            LimitExceeded: it is too large to be told in one answer.
+        """
+        known: dict[str, Sequence[Session]] = {}
+        level = {session.id}
+        for _ in range(MAX_GRAPH_DEPTH):
+            found = await self._ledger.dependencies(sorted(level))
+            known |= found
+            level = {one.id for some in found.values() for one in some} - set(known)
+            if len(known) > MAX_GRAPH_NODES or not level:
+                break
+        return dependency_tree(session, known)
+
     async def list(self, owner: Caller, states: list[SessionState]) -> list[Session]:
         """The owner's sessions in these states, newest first."""
         return await self._ledger.of_owner(owner.access_key, states)
@@ -175,13 +209,29 @@ class Sessions:
         self._groups[key] = found
         return found
 
-    async def _enqueue(self, session: Session, wanted: Wanted) -> Created:
+    async def _dependencies(self, owner: Caller, wanted: Wanted) -> Sequence[str]:
+        found = {}
+        for reference in wanted.dependencies:
+            try:
+                session = await self._ledger.find(owner.access_key, reference, dead_too=True)
+            except (SessionNotFound, AmbiguousSession):
+                session = None
+            if session is None or (reference.lower() != session.id and reference != session.name):
+                raise InvalidParameters(
+                    f"there is no session {reference!r:.80} to depend on",
+                    hint="name the full id, or the exact name",
+                    data={"session_ref": reference},
+                )
+            found[session.id] = session
+        return tuple(found)
+
+    async def _enqueue(self, session: Session, dependencies: Sequence[str], wanted: Wanted) -> Created:
         if wanted.enqueue_only:
-            await self._ledger.create(session)
+            await self._ledger.create(session, dependencies)
             return Created(session=session, created=True)
         # Heard from before it is written, so that no change is missed.
         async with self._bus.subscribe(topic_of(session.id)) as changes:
-            await self._ledger.create(session)
+            await self._ledger.create(session, dependencies)
             return await self._await_running(session, wanted, changes, created=True)
 
     async def _wait(self, session: Session, wanted: Wanted, *, created: bool) -> Created:

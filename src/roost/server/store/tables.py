@@ -74,6 +74,12 @@ runs = sa.Table(
     sa.Column("started_at", sa.Float),
     sa.Column("ended_at", sa.Float, nullable=False),
 )
+session_dependencies = sa.Table(
+    "session_dependencies",
+    metadata,
+    sa.Column("session_id", sa.ForeignKey("sessions.id"), primary_key=True),
+    sa.Column("depends_on", sa.ForeignKey("sessions.id"), primary_key=True, index=True),
+)
 session_events = sa.Table(
     "session_events",
     metadata,
