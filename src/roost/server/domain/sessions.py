@@ -43,6 +43,8 @@ class SessionSpec(msgspec.Struct, frozen=True, kw_only=True):
     """Before this instant, Unix time, a batch session is not started."""
     bootstrap_script: str | None = None
     """What the shell runs in a new sandbox before the session is usable."""
+    callback_url: str | None = None
+    """What hears of the session's life."""
     interpreter: Interpreter
     slots: dict[str, float]
     """Amounts by slot name: `cpu` in cores, `mem` in bytes."""

@@ -26,6 +26,7 @@ async def create_session(request: web.Request) -> web.Response:
         startup_command=params.startup_command,
         starts_at=params.starts_at,
         bootstrap_script=params.bootstrap_script,
+        callback_url=params.callback_url or None,
         dependencies=tuple(params.dependencies or ()),
         environ=config.environ or {},
         tag=params.tag,
@@ -122,7 +123,6 @@ def _refuse_what_is_not_here(params: Creation, version: tuple[int, str]) -> None
         raise FolderNotFound(f"there are no folders {', '.join(folders)}", data=folders)
     asked = {
         "type": params.type if params.type == "inference" else None,
-        "callback_url": params.callback_url,
         "config.scaling_group": config.scaling_group if config.scaling_group != "default" else None,
         "config.preopen_ports": config.preopen_ports,
         "config.agent_list": config.agent_list,

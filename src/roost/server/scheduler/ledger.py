@@ -17,6 +17,10 @@ QUEUE = "queue"
 """The topic of everything that may let a waiting session start."""
 
 
+WEBHOOKS = "webhooks"
+"""The topic of the outbox."""
+
+
 def topic_of(session_id: str) -> str:
     """The topic of one session's changes."""
     return f"session:{session_id}"
@@ -52,6 +56,8 @@ class Ledger:
         await self._store.write(lambda c: rows.insert(c, session, happening, dependencies))
         self._remember(session)
         await self._bus.publish(QUEUE)
+        if session.spec.callback_url is not None:
+            await self._bus.publish(WEBHOOKS)
 
     async def move(
         self,
@@ -208,6 +214,8 @@ class Ledger:
         await self._bus.publish(topic_of(session.id))
         if not changed.state.is_live or changed.result is not session.result:
             await self._bus.publish(QUEUE)
+        if session.spec.callback_url is not None:
+            await self._bus.publish(WEBHOOKS)
         return changed
 
     def _remember(self, session: Session) -> None:

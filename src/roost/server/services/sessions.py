@@ -17,6 +17,7 @@ from roost.server.scheduler.ledger import Ledger, topic_of
 from roost.server.scheduler.loop import Scheduler
 from roost.server.services.accounts import DEFAULT
 from roost.server.services.images import Images
+from roost.server.services.webhooks import check_callback
 from roost.server.store import accounts
 from roost.server.store.base import Store
 from roost.wire.errors import AmbiguousSession, Forbidden, InvalidParameters, SessionAlreadyExists, SessionNotFound
@@ -43,6 +44,7 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     bootstrap_script: str | None = None
     dependencies: tuple[str, ...] = ()
     """Ids or names of the owner's sessions, ended ones too."""
+    callback_url: str | None = None
     environ: dict[str, str] = {}
     tag: str | None = None
     domain: str = DEFAULT
@@ -66,7 +68,15 @@ class Created(msgspec.Struct, frozen=True, kw_only=True):
 class Sessions:
     """What can be done with sessions as a whole."""
 
-    def __init__(self, store: Store, ledger: Ledger, scheduler: Scheduler, images: Images, bus: EventBus) -> None:
+    def __init__(
+        self,
+        store: Store,
+        ledger: Ledger,
+        scheduler: Scheduler,
+        images: Images,
+        bus: EventBus,
+        webhooks_allowed: bool | frozenset[str],
+    ) -> None:
         self._store = store
         self._groups: dict[tuple[str, str], str] = {}
         """Ids of groups that were found, by domain and name; groups keep theirs"""
@@ -74,6 +84,7 @@ class Sessions:
         self._scheduler = scheduler
         self._images = images
         self._bus = bus
+        self._webhooks_allowed = webhooks_allowed
 
     async def create(self, owner: Caller, wanted: Wanted) -> Created:
         """Make a session, or take the live one of that name, and wait until it runs.
@@ -88,6 +99,8 @@ class Sessions:
             now = time.time()
             starts_at = _starts_at(wanted, now)
             dependencies = await self._dependencies(owner, wanted)
+            if wanted.callback_url is not None:
+                check_callback(wanted.callback_url, self._webhooks_allowed)
             slots = complete_slots(
                 wanted.resources,
                 minimum=image.minimum,
@@ -106,6 +119,7 @@ class Sessions:
                     type=wanted.type,
                     startup_command=wanted.startup_command,
                     starts_at=starts_at,
+                    callback_url=wanted.callback_url,
                     bootstrap_script=wanted.bootstrap_script or None,
                     interpreter=image.interpreter,
                     slots=slots,

@@ -7,6 +7,8 @@ import msgspec
 import sqlalchemy as sa
 
 from roost.server.domain.sessions import Happening, Outcome, Session, check_transition
+from roost.server.domain.webhooks import EVENTS
+from roost.server.store import webhooks
 from roost.server.store.tables import session_dependencies, session_events, sessions
 from roost.wire.errors import Conflict, SessionAlreadyExists
 from roost.wire.reasons import Reason
@@ -29,6 +31,7 @@ def insert(connection: sa.Connection, session: Session, happening: Happening, de
         rows = [{"session_id": session.id, "depends_on": one} for one in dependencies]
         connection.execute(session_dependencies.insert(), rows)
     record(connection, session.id, happening)
+    webhooks.enqueue(connection, session, EVENTS.get(session.state), happening.at)
 
 
 def move(
@@ -48,6 +51,7 @@ def move(
     check_transition(session.state, state)
     moved = update(connection, session, state=state, reason=reason, status_changed=happening.at, **changes)
     record(connection, session.id, happening)
+    webhooks.enqueue(connection, moved, EVENTS.get(state), happening.at)
     return moved
 
 
@@ -60,6 +64,7 @@ def decide(connection: sa.Connection, session: Session, outcome: Outcome, at: fl
     status_data = {"kernel": {"exit_code": outcome.exit_code}} if outcome.exit_code is not None else {}
     decided = update(connection, session, result=outcome.result, status_data=status_data)
     record(connection, session.id, outcome.happening(at))
+    webhooks.enqueue(connection, decided, EVENTS.get(outcome.result), at)
     return decided
 
 

@@ -80,6 +80,19 @@ session_dependencies = sa.Table(
     sa.Column("session_id", sa.ForeignKey("sessions.id"), primary_key=True),
     sa.Column("depends_on", sa.ForeignKey("sessions.id"), primary_key=True, index=True),
 )
+webhook_deliveries = sa.Table(
+    "webhook_deliveries",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("session_id", sa.ForeignKey("sessions.id"), nullable=False, index=True),
+    sa.Column("url", sa.Text, nullable=False),
+    sa.Column("event", sa.String(16), nullable=False),
+    sa.Column("body", sa.Text, nullable=False),
+    sa.Column("attempts", sa.Integer, nullable=False),
+    sa.Column("next_at", sa.Float, nullable=False),
+    # An id is told to receivers, so it is never given out again.
+    sqlite_autoincrement=True,
+)
 session_events = sa.Table(
     "session_events",
     metadata,

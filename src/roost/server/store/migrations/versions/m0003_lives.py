@@ -1,4 +1,4 @@
-"""What batch sessions come to, what they wait for, and when each session came into its state."""
+"""What batch sessions come to and wait for, when each session came into its state, and the outbox of webhooks."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -17,4 +17,16 @@ def upgrade() -> None:
         sa.Column("depends_on", sa.String(36), sa.ForeignKey("sessions.id"), primary_key=True),
     )
     op.create_index("ix_session_dependencies_depends_on", "session_dependencies", ["depends_on"])
+    op.create_table(
+        "webhook_deliveries",
+        sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
+        sa.Column("session_id", sa.String(36), sa.ForeignKey("sessions.id"), nullable=False),
+        sa.Column("url", sa.Text, nullable=False),
+        sa.Column("event", sa.String(16), nullable=False),
+        sa.Column("body", sa.Text, nullable=False),
+        sa.Column("attempts", sa.Integer, nullable=False),
+        sa.Column("next_at", sa.Float, nullable=False),
+        sqlite_autoincrement=True,
+    )
+    op.create_index("ix_webhook_deliveries_session_id", "webhook_deliveries", ["session_id"])
     op.execute("UPDATE sessions SET status_changed = COALESCE(ended_at, started_at, created_at)")
