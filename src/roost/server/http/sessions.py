@@ -1,11 +1,24 @@
 """Sessions over REST (spec/rest-sessions.md §4, §8; docs/protocol/http.md)."""
 
+import hashlib
+
+import orjson
 from aiohttp import web
 
-from roost.server.http.context import answer, owner_of, platform_of, session_of, version_of
-from roost.server.http.params import Creation, Destruction, Listing, Matching, NoParams, Renaming, read_params
+from roost.server.http.context import answer, idempotency_key, owner_of, platform_of, session_of, version_of
+from roost.server.http.params import (
+    Creation,
+    Destruction,
+    Listing,
+    Matching,
+    NoParams,
+    Renaming,
+    read_json,
+    read_params,
+)
 from roost.server.http.views import dependency_view, happening_view, info_view, session_view, stats_view
 from roost.server.services.sessions import Created, Wanted
+from roost.server.store.idempotency import Once
 from roost.wire.errors import FolderNotFound, InvalidParameters, LimitExceeded
 from roost.wire.sessions import SessionState, SessionType
 
@@ -35,6 +48,7 @@ async def create_session(request: web.Request) -> web.Response:
         reuse=params.reuse,
         enqueue_only=params.enqueue_only,
         max_wait_s=params.max_wait_seconds or None,
+        once=await _once(request),
     )
     created = await platform_of(request).sessions.create(owner, wanted)
     return answer(_creation_view(created, version_of(request)), 201 if created.created else 200)
@@ -110,6 +124,15 @@ async def get_logs(request: web.Request) -> web.Response:
     params = await read_params(request, NoParams)
     session = await session_of(request, params.owner_access_key, dead_too=True)
     return answer({"result": {"logs": await platform_of(request).runs.log_text(session)}})
+
+
+async def _once(request: web.Request) -> Once | None:
+    """The request's key, and what the request is: its parameters, whatever their order in the text."""
+    key = idempotency_key(request)
+    if key is None:
+        return None
+    body = orjson.dumps(await read_json(request), option=orjson.OPT_SORT_KEYS)
+    return Once(key=key, fingerprint=hashlib.sha256(body).hexdigest())
 
 
 def _refuse_what_is_not_here(params: Creation, version: tuple[int, str]) -> None:

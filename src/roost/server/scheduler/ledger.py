@@ -7,8 +7,10 @@ from typing import Any
 from roost.server.domain.sessions import Happening, Outcome, Session
 from roost.server.domain.times import iso
 from roost.server.events.base import EventBus
+from roost.server.store import idempotency
 from roost.server.store import sessions as rows
 from roost.server.store.base import Store
+from roost.server.store.idempotency import Once
 from roost.wire.errors import AmbiguousSession, SessionNotFound
 from roost.wire.reasons import Reason
 from roost.wire.sessions import SessionState
@@ -46,14 +48,21 @@ class Ledger:
         for session in await self.in_states(SessionState.RUNNING):
             self._remember(session)
 
-    async def create(self, session: Session, dependencies: Sequence[str] = ()) -> None:
-        """Write a new session, and the ids of those that it depends on.
+    async def create(self, session: Session, dependencies: Sequence[str] = (), once: Once | None = None) -> None:
+        """Write a new session, the ids of those that it depends on, and the request that it was made for.
 
         Raises:
+            KeyTaken: a request of that key was done meanwhile.
             SessionAlreadyExists: its owner has a live session of this name.
         """
         happening = Happening(at=session.created_at, code="session-enqueued", sentence="the session was asked for")
-        await self._store.write(lambda c: rows.insert(c, session, happening, dependencies))
+
+        def work(connection: Any) -> None:
+            rows.insert(connection, session, happening, dependencies)
+            if once is not None:
+                idempotency.remember(connection, session.access_key, once, session.id, True, session.created_at)
+
+        await self._store.write(work)
         self._remember(session)
         await self._bus.publish(QUEUE)
         if session.spec.callback_url is not None:

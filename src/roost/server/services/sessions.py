@@ -18,9 +18,17 @@ from roost.server.scheduler.loop import Scheduler
 from roost.server.services.accounts import DEFAULT
 from roost.server.services.images import Images
 from roost.server.services.webhooks import check_callback
-from roost.server.store import accounts
+from roost.server.store import accounts, idempotency
 from roost.server.store.base import Store
-from roost.wire.errors import AmbiguousSession, Forbidden, InvalidParameters, SessionAlreadyExists, SessionNotFound
+from roost.server.store.idempotency import KeyTaken, Once
+from roost.wire.errors import (
+    AmbiguousSession,
+    Conflict,
+    Forbidden,
+    InvalidParameters,
+    SessionAlreadyExists,
+    SessionNotFound,
+)
 from roost.wire.ids import new_session_id
 from roost.wire.reasons import Reason
 from roost.wire.sandboxes import Rung, SandboxStats
@@ -53,6 +61,7 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     enqueue_only: bool = False
     max_wait_s: float | None = None
     """How long to wait for the session to run; None waits without limit."""
+    once: Once | None = None
 
 
 class Created(msgspec.Struct, frozen=True, kw_only=True):
@@ -89,10 +98,34 @@ class Sessions:
     async def create(self, owner: Caller, wanted: Wanted) -> Created:
         """Make a session, or take the live one of that name, and wait until it runs.
 
+        A request that is to be done once is answered with the session of the first, also after that has ended.
+
         Raises:
+            Conflict: another request was sent with this key.
             InvalidParameters, ImageNotFound: the request cannot be met by anybody.
             SessionAlreadyExists: the name is taken by a session of another image, or reuse was refused.
         """
+        if (done := await self._done(owner, wanted)) is not None:
+            return done
+        try:
+            return await self._create(owner, wanted)
+        except (SessionAlreadyExists, KeyTaken):  # somebody was quicker, perhaps with this very request
+            if (done := await self._done(owner, wanted)) is None:
+                raise
+            return done
+
+    async def _done(self, owner: Caller, wanted: Wanted) -> Created | None:
+        """What was answered to this request before."""
+        if (once := wanted.once) is None:
+            return None
+        done = await self._store.read(lambda c: idempotency.find(c, owner.access_key, once.key, time.time()))
+        if done is None:
+            return None
+        if done.fingerprint != once.fingerprint:
+            raise Conflict(f"Idempotency-Key {once.key!r} was sent with another request", hint="take a new key")
+        return await self._wait(await self._ledger.get(done.session_id), wanted, created=done.created)
+
+    async def _create(self, owner: Caller, wanted: Wanted) -> Created:
         image = self._images.find(wanted.image, wanted.architecture)
         existing = await self._ledger.find_live_name(owner.access_key, wanted.name)
         if existing is None:
@@ -144,6 +177,9 @@ class Sessions:
                 f"a live session {wanted.name} exists (image {existing.image})",
                 data={"existingSessionId": existing.id},
             )
+        if (once := wanted.once) is not None:
+            key, id_, now = owner.access_key, existing.id, time.time()
+            await self._store.write(lambda c: idempotency.remember(c, key, once, id_, False, now))
         return await self._wait(existing, wanted, created=False)
 
     async def find(self, owner: Caller, reference: str, *, dead_too: bool = False) -> Session:
@@ -241,11 +277,11 @@ class Sessions:
 
     async def _enqueue(self, session: Session, dependencies: Sequence[str], wanted: Wanted) -> Created:
         if wanted.enqueue_only:
-            await self._ledger.create(session, dependencies)
+            await self._ledger.create(session, dependencies, wanted.once)
             return Created(session=session, created=True)
         # Heard from before it is written, so that no change is missed.
         async with self._bus.subscribe(topic_of(session.id)) as changes:
-            await self._ledger.create(session, dependencies)
+            await self._ledger.create(session, dependencies, wanted.once)
             return await self._await_running(session, wanted, changes, created=True)
 
     async def _wait(self, session: Session, wanted: Wanted, *, created: bool) -> Created:

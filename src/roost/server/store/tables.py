@@ -93,6 +93,16 @@ webhook_deliveries = sa.Table(
     # An id is told to receivers, so it is never given out again.
     sqlite_autoincrement=True,
 )
+idempotency_keys = sa.Table(
+    "idempotency_keys",
+    metadata,
+    sa.Column("access_key", sa.ForeignKey("keypairs.access_key"), primary_key=True),
+    sa.Column("key", sa.String(255), primary_key=True),
+    sa.Column("fingerprint", sa.String(64), nullable=False),
+    sa.Column("session_id", sa.ForeignKey("sessions.id"), nullable=False),
+    sa.Column("created", sa.Boolean, nullable=False),
+    sa.Column("at", sa.Float, nullable=False, index=True),
+)
 session_events = sa.Table(
     "session_events",
     metadata,

@@ -1,4 +1,4 @@
-"""What batch sessions come to and wait for, when each session came into its state, and the outbox of webhooks."""
+"""What batch sessions come to and wait for, when each session came into its state, the outbox of webhooks, and keys."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -29,4 +29,14 @@ def upgrade() -> None:
         sqlite_autoincrement=True,
     )
     op.create_index("ix_webhook_deliveries_session_id", "webhook_deliveries", ["session_id"])
+    op.create_table(
+        "idempotency_keys",
+        sa.Column("access_key", sa.String(20), sa.ForeignKey("keypairs.access_key"), primary_key=True),
+        sa.Column("key", sa.String(255), primary_key=True),
+        sa.Column("fingerprint", sa.String(64), nullable=False),
+        sa.Column("session_id", sa.String(36), sa.ForeignKey("sessions.id"), nullable=False),
+        sa.Column("created", sa.Boolean, nullable=False),
+        sa.Column("at", sa.Float, nullable=False),
+    )
+    op.create_index("ix_idempotency_keys_at", "idempotency_keys", ["at"])
     op.execute("UPDATE sessions SET status_changed = COALESCE(ended_at, started_at, created_at)")
