@@ -147,6 +147,37 @@ async def test_what_every_client_sends_is_accepted(server: Caller) -> None:
     assert (reply.status, reply.body["status"]) == (201, "RUNNING")
 
 
+@pytest.mark.parametrize(
+    ("version", "key", "value", "is_allowed"),
+    [
+        ("v4.20190115", "resources", {}, False),
+        ("v4.20190315", "resources", {}, True),
+        ("v4.20190115", "scalingGroup", None, False),
+        ("v4.20190615", "mount_map", {}, False),
+        ("v5.20191215", "mount_map", {}, True),
+        ("v4.20190615", "preopen_ports", [], False),
+        ("v5.20191215", "agentList", [], False),
+        ("v6.20200815", "agentList", [], True),
+        ("v5.20191215", "cluster_size", 1, True),
+        ("v6.20200815", "cluster_size", 1, False),
+    ],
+)
+async def test_each_version_has_its_keys_of_config(
+    server: Caller, data_dir: Path, version: str, key: str, value: Any, is_allowed: bool
+) -> None:
+    token = json.loads((data_dir / "admin.json").read_text())["token"]
+    later = {"type": "batch", "startupCommand": "ls", "starts_at": "1d", "enqueueOnly": True}
+    body = NEW | later | {"config": {key: value}}
+
+    # A signature would cover the version of our own client.
+    headers = {"X-BackendAI-Version": version, "Authorization": f"Bearer {token}"}
+    reply = await server("POST", "/session", body, headers=headers)
+
+    assert reply.status == (201 if is_allowed else 400), reply.body
+    if not is_allowed:
+        assert list(reply.body["data"]["config"].values()) == ["not an allowed key"]
+
+
 async def test_the_environment_is_the_users_and_the_sessions(server: Caller) -> None:
     made = await create(server, config={"environ": {"A": "1", "BACKENDAI_SESSION_NAME": "lie"}})
 
@@ -253,6 +284,7 @@ async def test_information_and_history_tell_the_story(server: Caller) -> None:
 
     story = (await server("GET", "/session/class-7/history")).body
 
+    assert info["architecture"] == os.uname().machine
     assert (info["status"], info["statusInfo"], info["image"], info["tag"]) == ("RUNNING", "", "python:3.11", "t")
     assert info["isolation"]["rung"] >= 0
     assert {type(info[key]) for key in ("occupiedSlots", "environ", "creationTime")} == {str}

@@ -309,3 +309,16 @@ async def test_who_asks_again_for_a_restart_that_a_killed_server_left_waits_for_
 
         assert agent.restarted == [session.id]
         assert (await world.ledger.get(session.id)).state is S.RUNNING
+
+
+async def test_force_frees_the_name_at_once_even_where_the_node_fails(world: World) -> None:
+    session = await world.until_state(await world.create(), S.RUNNING)
+    world.agent.destroy_error = AgentError("a process does not die")
+    with pytest.raises(AgentError):
+        await world.scheduler.end(session, ASKED)
+
+    with pytest.raises(AgentError, match="does not die"):
+        await world.scheduler.end(await world.ledger.get(session.id), ASKED, forced=True)
+
+    assert (await world.ledger.get(session.id)).state is S.TERMINATED
+    assert [one.key for one in await world.engine.reservations()] == [session.id]  # its node still has it

@@ -45,6 +45,8 @@ class SessionSpec(msgspec.Struct, frozen=True, kw_only=True):
     """What the shell runs in a new sandbox before the session is usable."""
     callback_url: str | None = None
     """What hears of the session's life."""
+    architecture: str = ""
+    """Of its image; empty in what earlier versions wrote."""
     interpreter: Interpreter
     slots: dict[str, float]
     """Amounts by slot name: `cpu` in cores, `mem` in bytes."""

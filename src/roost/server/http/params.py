@@ -15,6 +15,18 @@ M = TypeVar("M", bound=BaseModel)
 MAX_SCRIPT = 16 << 10
 """Bytes of a bootstrap script."""
 
+SINCE = {
+    "scaling_group": (4, "20190315"),
+    "resources": (4, "20190315"),
+    "resource_opts": (4, "20190315"),
+    "mount_map": (5, ""),
+    "preopen_ports": (5, ""),
+    "agent_list": (6, ""),
+}
+"""The first API version whose `config` has a key; those that are not here have been there always."""
+UNTIL = {"cluster_size": (6, "")}
+"""The first whose `config` has it no more."""
+
 _TRUE = {"1", "t", "true", "y", "yes", "on"}
 _FALSE = {"0", "f", "false", "n", "no", "off"}
 
@@ -81,6 +93,20 @@ class CreationConfig(Params):
         default=None, validation_alias=AliasChoices("preopenPorts", "preopen_ports")
     )
     agent_list: list[str] | None = Field(default=None, validation_alias=AliasChoices("agentList", "agent_list"))
+
+    def check_version(self, version: tuple[int, str]) -> None:
+        """Refuse the keys that requests of this API version do not have (§4.2).
+
+        Raises:
+            InvalidParameters: with one message for each in `data`.
+        """
+        foreign = {
+            name: "not an allowed key"
+            for name in self.model_fields_set
+            if not SINCE.get(name, (0, "")) <= version < UNTIL.get(name, (99, ""))
+        }
+        if foreign:
+            raise InvalidParameters("validation failed", data={"config": foreign})
 
 
 class Creation(Params):

@@ -5,7 +5,7 @@ import hashlib
 import orjson
 from aiohttp import web
 
-from roost.server.http.context import answer, idempotency_key, owner_of, platform_of, session_of, version_of
+from roost.server.http.context import answer, caller_of, idempotency_key, owner_of, platform_of, session_of, version_of
 from roost.server.http.params import (
     Creation,
     Destruction,
@@ -19,7 +19,7 @@ from roost.server.http.params import (
 from roost.server.http.views import dependency_view, happening_view, info_view, session_view, stats_view
 from roost.server.services.sessions import Created, Wanted
 from roost.server.store.idempotency import Once
-from roost.wire.errors import FolderNotFound, InvalidParameters, LimitExceeded
+from roost.wire.errors import FolderNotFound, InsufficientPrivilege, InvalidParameters, LimitExceeded
 from roost.wire.sessions import SessionState, SessionType
 
 
@@ -27,6 +27,8 @@ async def create_session(request: web.Request) -> web.Response:
     """`POST /session`"""
     params = await read_params(request, Creation)
     owner = await owner_of(request, params.owner_access_key)
+    if params.config.agent_list and caller_of(request).role != "superadmin":
+        raise InsufficientPrivilege("only a super-admin chooses agents", hint="leave config.agentList out")
     _refuse_what_is_not_here(params, version_of(request))
     config = params.config
     wanted = Wanted(
@@ -138,8 +140,7 @@ async def _once(request: web.Request) -> Once | None:
 def _refuse_what_is_not_here(params: Creation, version: tuple[int, str]) -> None:
     """Say no to what this server does not do, rather than drop it silently."""
     config = params.config
-    if config.cluster_size is not None and version >= (6, ""):
-        raise InvalidParameters("validation failed", data={"config": {"cluster_size": "not an allowed key"}})
+    config.check_version(version)
     if max(params.cluster_size, config.cluster_size or 1) > 1:
         raise LimitExceeded("a session has one container here", hint="leave the cluster size at 1")
     if folders := [*(config.mounts or ()), *(config.mount_map or ())]:

@@ -1,6 +1,7 @@
 """Sessions and runs as JSON; pure."""
 
 import json
+import platform
 import time
 from typing import Any
 
@@ -47,7 +48,7 @@ def info_view(session: Session, *, user_id: str, domain: str, runs: int) -> dict
         "userId": user_id,
         "lang": session.image,
         "image": session.image,
-        "architecture": None,
+        "architecture": session.spec.architecture or platform.machine(),
         "registry": "",
         "tag": session.spec.tag,
         "containerId": session.id,

@@ -359,8 +359,8 @@ class Scheduler:
                 )
             except Conflict:  # a restart was quicker
                 session = await self._ledger.get(session.id)
-        if session.state in (S.SCHEDULED, S.PREPARING):
-            # Written down first: the launch that is under way sees it and undoes itself.
+        if session.state in NEEDS_FORCE:
+            # Written down first: its name is free at once, and a launch that is under way sees it and undoes itself.
             session = await self._terminated(session, reason)
         try:
             stats = await (await self._agent(session)).destroy(session.id)

@@ -152,6 +152,7 @@ class Sessions:
                     type=wanted.type,
                     startup_command=wanted.startup_command,
                     starts_at=starts_at,
+                    architecture=image.architecture,
                     callback_url=wanted.callback_url,
                     bootstrap_script=wanted.bootstrap_script or None,
                     interpreter=image.interpreter,
@@ -213,6 +214,8 @@ class Sessions:
     async def destroy(self, session: Session, *, forced: bool = False) -> SandboxStats:
         """End a session; nothing of it is left but its log when this returns (see `Scheduler.end`)."""
         reason = Reason(code="user-requested", sentence="its owner asked for its end")
+        if forced and session.state is not SessionState.PENDING:
+            reason = Reason(code="force-terminated", sentence="its owner ended it by force")
         return await self._scheduler.end(session, reason, forced=forced)
 
     async def destroy_with_dependents(
