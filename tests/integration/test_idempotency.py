@@ -27,8 +27,9 @@ async def test_a_creation_that_is_sent_again_is_answered_with_its_session_also_a
     assert other_key.body["sessionId"] != first.body["sessionId"]
 
 
-async def test_two_that_are_sent_at_once_make_one_session_and_get_one_answer(server: Caller) -> None:
-    new = NEW | {"enqueueOnly": False, "reuseIfExists": False}
+@pytest.mark.parametrize("reuse", [True, False])
+async def test_two_that_are_sent_at_once_make_one_session_and_get_one_answer(server: Caller, reuse: bool) -> None:
+    new = NEW | {"enqueueOnly": False, "reuseIfExists": reuse}
 
     replies = await asyncio.gather(*[server("POST", "/session", new, headers=KEY) for _ in range(4)])
 

@@ -27,11 +27,16 @@ class Receiver:
     def __init__(self, *statuses: int) -> None:
         self.got: asyncio.Queue[tuple[dict[str, str], bytes]] = asyncio.Queue()
         self.statuses = list(statuses)
+        self.strayed = False
 
     async def take(self, request: web.Request) -> web.Response:
         self.got.put_nowait((dict(request.headers), await request.read()))
         status = self.statuses.pop(0) if self.statuses else 200
         return web.Response(status=status, headers={"Location": "/elsewhere"} if status == 302 else {})
+
+    async def stray(self, request: web.Request) -> web.Response:
+        self.strayed = True
+        return web.Response(status=404)
 
     async def next(self) -> Any:
         async with asyncio.timeout(20):
@@ -42,6 +47,7 @@ class Receiver:
 async def receiving(*statuses: int) -> AsyncIterator[tuple[Receiver, str]]:
     receiver, app = Receiver(*statuses), web.Application()
     app.router.add_post("/hook", receiver.take)
+    app.router.add_route("*", "/elsewhere", receiver.stray)
     runner = web.AppRunner(app)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
@@ -113,6 +119,7 @@ async def test_a_webhook_that_never_answers_well_is_given_up_and_its_session_say
     [failure] = [one for one in story if one["code"] == "webhook-failed"]
     assert (tries, after["event"]) == (["enqueued"] * 3, "cancelled")
     assert "after 3 attempts: it answered 500" in failure["sentence"]
+    assert not receiver.strayed
 
 
 async def test_a_name_that_leads_inside_is_not_posted_to(data_dir: Path) -> None:
