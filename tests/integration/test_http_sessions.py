@@ -85,7 +85,13 @@ async def test_faults_are_told_by_parameter(server: Caller) -> None:
         ({"config": {"resources": {"tpu": 1}}}, 400, "invalid-api-params", "tpu"),
         ({"config": {"mounts": ["data"]}}, 404, "vfolder-not-found", "data"),
         ({"clusterSize": 2}, 412, "quota-exceeded", "one container"),
-        ({"type": "batch"}, 400, "invalid-api-params", "type"),
+        ({"type": "batch"}, 400, "invalid-api-params", "command"),
+        ({"type": "batch", "startupCommand": " "}, 400, "invalid-api-params", "command"),
+        ({"type": "batch", "startupCommand": "ls", "starts_at": "soon"}, 400, "invalid-api-params", "soon"),
+        ({"bootstrap_script": "é" * 8193}, 400, "invalid-api-params", "validation"),
+        ({"starts_at": "1h"}, 400, "invalid-api-params", "starts_at"),
+        ({"startupCommand": "ls"}, 400, "invalid-api-params", "startupCommand"),
+        ({"type": "inference"}, 400, "invalid-api-params", "type"),
         ({"group": "nobody"}, 400, "invalid-api-params", "nobody"),
         ({"owner_access_key": "AKIAUNKNOWN"}, 400, "invalid-api-params", "AKIAUNKNOWN"),
         ({"config": {"resource_opts": {"min_rung": 9}}}, 400, "invalid-api-params", "min_rung"),
@@ -141,6 +147,37 @@ async def test_what_every_client_sends_is_accepted(server: Caller) -> None:
     assert (reply.status, reply.body["status"]) == (201, "RUNNING")
 
 
+@pytest.mark.parametrize(
+    ("version", "key", "value", "is_allowed"),
+    [
+        ("v4.20190115", "resources", {}, False),
+        ("v4.20190315", "resources", {}, True),
+        ("v4.20190115", "scalingGroup", None, False),
+        ("v4.20190615", "mount_map", {}, False),
+        ("v5.20191215", "mount_map", {}, True),
+        ("v4.20190615", "preopen_ports", [], False),
+        ("v5.20191215", "agentList", [], False),
+        ("v6.20200815", "agentList", [], True),
+        ("v5.20191215", "cluster_size", 1, True),
+        ("v6.20200815", "cluster_size", 1, False),
+    ],
+)
+async def test_each_version_has_its_keys_of_config(
+    server: Caller, data_dir: Path, version: str, key: str, value: Any, is_allowed: bool
+) -> None:
+    token = json.loads((data_dir / "admin.json").read_text())["token"]
+    later = {"type": "batch", "startupCommand": "ls", "starts_at": "1d", "enqueueOnly": True}
+    body = NEW | later | {"config": {key: value}}
+
+    # A signature would cover the version of our own client.
+    headers = {"X-BackendAI-Version": version, "Authorization": f"Bearer {token}"}
+    reply = await server("POST", "/session", body, headers=headers)
+
+    assert reply.status == (201 if is_allowed else 400), reply.body
+    if not is_allowed:
+        assert list(reply.body["data"]["config"].values()) == ["not an allowed key"]
+
+
 async def test_the_environment_is_the_users_and_the_sessions(server: Caller) -> None:
     made = await create(server, config={"environ": {"A": "1", "BACKENDAI_SESSION_NAME": "lie"}})
 
@@ -184,6 +221,23 @@ async def test_a_pending_session_is_cancelled(data_dir: Path) -> None:
         [session] = (await server("GET", "/session", params={"status": "all"})).body
         assert ended.body == {"stats": {"status": "cancelled"}}
         assert (session["status"], session["reason"]["code"]) == ("CANCELLED", "user-requested")
+
+
+async def test_a_batch_session_waits_for_its_start_and_lets_others_ahead(server: Caller) -> None:
+    later = await create(server, name="later", type="batch", startupCommand="ls", starts_at="1d", enqueueOnly=True)
+    timed_out = await create(server, name="later", type="batch", startupCommand="ls", maxWaitSeconds=1)
+    other = await create(server, name="other")
+    info = (await server("GET", "/session/later")).body
+    [_, listed] = (await server("GET", "/session")).body
+    await server("DELETE", "/session/later")
+
+    scheduler = info["statusData"]["scheduler"]
+    assert (later["status"], timed_out["status"], other["status"]) == ("PENDING", "TIMEOUT", "RUNNING")
+    assert [one["name"] for one in scheduler["failed_predicates"]] == ["reserved_time"]
+    assert info["statusInfo"] == "predicate-checks-failed"
+    assert (info["type"], info["result"]) == ("batch", "UNDEFINED")
+    assert (listed["type"], listed["result"]) == ("batch", "UNDEFINED")
+    assert listed["starts_at"] in scheduler["failed_predicates"][0]["msg"]
 
 
 async def test_references_are_ids_names_and_their_beginnings(server: Caller) -> None:
@@ -230,6 +284,7 @@ async def test_information_and_history_tell_the_story(server: Caller) -> None:
 
     story = (await server("GET", "/session/class-7/history")).body
 
+    assert info["architecture"] == os.uname().machine
     assert (info["status"], info["statusInfo"], info["image"], info["tag"]) == ("RUNNING", "", "python:3.11", "t")
     assert info["isolation"]["rung"] >= 0
     assert {type(info[key]) for key in ("occupiedSlots", "environ", "creationTime")} == {str}

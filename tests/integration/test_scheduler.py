@@ -1,98 +1,18 @@
 """The scheduler over a real store and a fake engine: what happens when nodes do not do as they are asked."""
 
 import asyncio
-import contextlib
-import time
-from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import msgspec
 import pytest
 
-from roost.server.auth.secrets import SecretBox
-from roost.server.domain.sessions import Session, SessionSpec
-from roost.server.events.memory import MemoryBus
-from roost.server.scheduler.ledger import Ledger, topic_of
-from roost.server.scheduler.loop import Scheduler
-from roost.server.services.accounts import DEFAULT, ensure_admin
-from roost.server.store import accounts
-from roost.server.store.sql import SqlStore
 from roost.testing.engine import FakeAgent, FakeEngine
 from roost.wire.errors import AgentError, CannotEnforce, Conflict, Forbidden, SessionNotRunning
-from roost.wire.ids import new_session_id
 from roost.wire.reasons import Reason
-from roost.wire.sandboxes import Interpreter, Isolation, Rung, SandboxEnded, SandboxInfo, SandboxState, SandboxStats
+from roost.wire.sandboxes import SandboxEnded, SandboxState, SandboxStats
 from roost.wire.sessions import SessionState as S
-
-PYTHON = Interpreter(language="python", version="3.11", path="/usr/bin/python3.11")
-ASKED = Reason(code="user-requested", sentence="its owner asked for its end")
-
-
-@dataclass
-class World:
-    """A control plane without HTTP."""
-
-    store: SqlStore
-    bus: MemoryBus
-    ledger: Ledger
-    engine: FakeEngine
-    scheduler: Scheduler
-    access_key: str
-    group_id: str
-
-    @property
-    def agent(self) -> FakeAgent:
-        return self.engine.agents["fake"]
-
-    def a_session(self, name: str = "main", cpu: float = 1.0, state: S = S.PENDING) -> Session:
-        return Session(
-            id=new_session_id(),
-            access_key=self.access_key,
-            group_id=self.group_id,
-            name=name,
-            image="python:3.11",
-            state=state,
-            node_id=None if state is S.PENDING else "fake",
-            spec=SessionSpec(interpreter=PYTHON, slots={"cpu": cpu, "mem": 1024.0}),
-            created_at=time.time(),
-        )
-
-    async def create(self, name: str = "main", cpu: float = 1.0) -> Session:
-        session = self.a_session(name, cpu)
-        await self.ledger.create(session)
-        return session
-
-    async def written(self, name: str, state: S) -> Session:
-        """A session that an earlier server left in this state."""
-        session = self.a_session(name, state=state)
-        await self.ledger.create(session)
-        return session
-
-    async def until(self, session: Session, is_so: Callable[[Session], bool]) -> Session:
-        async with self.bus.subscribe(topic_of(session.id)) as changes:
-            while not is_so(now := await self.ledger.get(session.id)):
-                assert await changes.wait(10), f"it stays {now.state}: {now.reason}"
-            return now
-
-    async def until_state(self, session: Session, state: S) -> Session:
-        return await self.until(session, lambda now: now.state is state)
-
-
-@contextlib.asynccontextmanager
-async def a_world(folder: Path, engine: FakeEngine | None = None) -> AsyncIterator[World]:
-    store, bus, engine = SqlStore(folder / "roost.db"), MemoryBus(), engine or FakeEngine()
-    await store.open()
-    admin = await ensure_admin(store, SecretBox.of_file(folder / "secrets.key"), None)
-    group_id = await store.read(lambda c: accounts.group_id(c, DEFAULT, DEFAULT))
-    assert group_id is not None
-    ledger = Ledger(store, bus)
-    scheduler = Scheduler(ledger, engine, bus)
-    try:
-        yield World(store, bus, ledger, engine, scheduler, admin.access_key, group_id)
-    finally:
-        await scheduler.aclose()
-        await store.aclose()
+from tests.worlds import ASKED, World, a_sandbox, a_world, codes
 
 
 @pytest.fixture
@@ -100,10 +20,6 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
     async with a_world(tmp_path) as world:
         await world.scheduler.open()
         yield world
-
-
-async def codes(world: World, session: Session) -> list[str]:
-    return [one.code for one in await world.ledger.history(session.id)]
 
 
 async def test_a_session_goes_from_the_queue_to_its_node_and_back(world: World) -> None:
@@ -197,7 +113,7 @@ async def test_a_sandbox_that_goes_by_itself_ends_its_session_with_the_nodes_rea
     session = await world.until_state(await world.create(), S.RUNNING)
     reason = Reason(code="self-terminated", sentence="the first process ended")
 
-    world.agent.die(session.id, reason)
+    await world.agent.die(session.id, reason)
 
     ended = await world.until_state(session, S.TERMINATED)
     assert (ended.reason, ended.status_data["kernel"]) == (reason, {"exit_code": 1})
@@ -269,16 +185,6 @@ class SlowToEnd(FakeAgent):
         self.ends += 1
         await self.may_end.wait()
         return await super().destroy(session_id)
-
-
-def a_sandbox(session_id: str, state: SandboxState = SandboxState.RUNNING) -> SandboxInfo:
-    return SandboxInfo(
-        session_id=session_id,
-        state=state,
-        runtime="fake",
-        isolation=Isolation(rung=Rung.PROCESS),
-        launched_at=0.0,
-    )
 
 
 async def test_a_restart_gives_a_running_session_a_new_sandbox(world: World) -> None:
@@ -403,3 +309,16 @@ async def test_who_asks_again_for_a_restart_that_a_killed_server_left_waits_for_
 
         assert agent.restarted == [session.id]
         assert (await world.ledger.get(session.id)).state is S.RUNNING
+
+
+async def test_force_frees_the_name_at_once_even_where_the_node_fails(world: World) -> None:
+    session = await world.until_state(await world.create(), S.RUNNING)
+    world.agent.destroy_error = AgentError("a process does not die")
+    with pytest.raises(AgentError):
+        await world.scheduler.end(session, ASKED)
+
+    with pytest.raises(AgentError, match="does not die"):
+        await world.scheduler.end(await world.ledger.get(session.id), ASKED, forced=True)
+
+    assert (await world.ledger.get(session.id)).state is S.TERMINATED
+    assert [one.key for one in await world.engine.reservations()] == [session.id]  # its node still has it

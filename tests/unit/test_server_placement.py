@@ -1,5 +1,5 @@
 from roost.engines.base import Node
-from roost.server.scheduler.placement import Placement, Refusal, Waiting, place_next
+from roost.server.scheduler.placement import Placement, Postponement, Refusal, Waiting, next_start, place_next
 
 NODE = Node(node_id="local", capacity={"cpu": 4}, available={"cpu": 2})
 
@@ -7,15 +7,29 @@ NODE = Node(node_id="local", capacity={"cpu": 4}, available={"cpu": 2})
 def test_the_oldest_is_placed_where_there_is_room() -> None:
     waiting = [Waiting(session_id="1", slots={"cpu": 2}), Waiting(session_id="2", slots={"cpu": 1})]
 
-    decision = place_next(waiting, [NODE])
+    decision = place_next(waiting, [NODE], 0.0)
 
     assert isinstance(decision, Placement)
     assert (decision.session_id, decision.bundle.node_id) == ("1", "local")
 
 
 def test_who_must_wait_is_told_slot_need_and_rest() -> None:
-    decision = place_next([Waiting(session_id="1", slots={"cpu": 3})], [NODE])
+    decision = place_next([Waiting(session_id="1", slots={"cpu": 3})], [NODE], 0.0)
 
     assert isinstance(decision, Refusal)
     assert decision.reason.sentence == "node local has 2 of cpu left, 3 needed"
-    assert place_next([], [NODE]) is None
+    assert place_next([], [NODE], 0.0) is None
+
+
+def test_who_may_not_start_yet_is_passed_by_and_told_until_when() -> None:
+    later = Waiting(session_id="1", slots={"cpu": 99}, starts_at=10.0)
+
+    early = place_next([later], [NODE], 9.5)
+    due = place_next([later], [NODE], 10.0)
+
+    assert isinstance(early, Postponement)
+    assert early.checks.failed == {"reserved_time": "it is to start at 1970-01-01T00:00:10.000000+00:00"}
+    assert isinstance(due, Refusal)
+    assert "reserved_time" in due.checks.passed
+    assert next_start([later], 9.5) == 10.0
+    assert next_start([later], 10.0) is None

@@ -17,7 +17,7 @@ from aiohttp import web
 from roost.engines.base import Engine, EngineConfig
 from roost.server.auth.authenticators import BearerAuthenticator, SignatureAuthenticator
 from roost.server.auth.keys import KeyRing
-from roost.server.auth.secrets import SecretBox
+from roost.server.auth.secrets import SecretBox, secret_of_file
 from roost.server.events.memory import MemoryBus
 from roost.server.http.routes import make_web_app
 from roost.server.scheduler.ledger import Ledger
@@ -29,6 +29,7 @@ from roost.server.services.platform import Platform
 from roost.server.services.recorder import RunRecorder
 from roost.server.services.runs import Runs
 from roost.server.services.sessions import Sessions
+from roost.server.services.webhooks import Webhooks
 from roost.server.settings import Settings
 from roost.server.store.sql import SqlStore
 from roost.wire.errors import InvalidParameters, RoostError
@@ -80,6 +81,10 @@ async def serving(settings: Settings) -> AsyncIterator[str]:
         ledger = Ledger(store, bus)
         images = Images(engine)
         await images.open()
+        secret = secret_of_file(data_dir / "webhooks.key")
+        webhooks = Webhooks(store, bus, secret, settings.webhooks_allow_private)
+        await webhooks.open()
+        opened.push_async_callback(webhooks.aclose)
         recorder = RunRecorder(store, engine, ledger)
         await recorder.open()
         opened.push_async_callback(recorder.aclose)
@@ -91,7 +96,7 @@ async def serving(settings: Settings) -> AsyncIterator[str]:
             authenticators=(BearerAuthenticator(keys), SignatureAuthenticator(keys)),
             keys=keys,
             images=images,
-            sessions=Sessions(store, ledger, scheduler, images, bus),
+            sessions=Sessions(store, ledger, scheduler, images, bus, settings.webhooks_allow_private),
             runs=Runs(store, engine),
             files=Files(engine),
         )

@@ -32,6 +32,8 @@ class Settings:
     """How long the logs of sessions that have ended are kept."""
     insecure_http: bool = False
     """Whether plain HTTP may be served beyond loopback: bodies are not signed."""
+    webhooks_allow_private: bool | frozenset[str] = False
+    """Whether webhooks may be at loopback, link-local and private addresses, or which hosts may."""
 
 
 def load_settings(
@@ -47,6 +49,7 @@ def load_settings(
     """
     data_dir = Path(flags.get("data_dir") or environ.get("ROOST_DATA_DIR") or default_data_dir(environ))
     merged = _read(file) if file is not None else _read(data_dir / "roost.toml", or_else={})
+    merged = _flat(merged)
     merged |= {key: environ[name] for key in _READERS if (name := f"ROOST_{key.upper()}") in environ}
     merged |= {key: value for key, value in flags.items() if value is not None}
     values: dict[str, Any] = {"data_dir": data_dir}
@@ -84,6 +87,14 @@ def _read(file: Path, or_else: dict[str, Any] | None = None) -> dict[str, Any]:
         raise InvalidParameters(f"{file} cannot be read: {error}") from error
 
 
+def _flat(values: dict[str, Any]) -> dict[str, Any]:
+    """Tables in names: `[webhooks] allow_private` is `webhooks_allow_private`."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= {f"{key}_{inner}": one for inner, one in value.items()} if isinstance(value, dict) else {key: value}
+    return flat
+
+
 def _is_loopback(host: str) -> bool:
     if host == "localhost":
         return True
@@ -100,6 +111,18 @@ def _flag(value: Any) -> bool:
     if str(value).lower() not in flags:
         raise ValueError(value)
     return flags[str(value).lower()]
+
+
+def _hosts(value: Any) -> bool | frozenset[str]:
+    """A flag, or hosts: a list, or a text with commas."""
+    if isinstance(value, str | bool):
+        try:
+            return _flag(value)
+        except ValueError:
+            value = str(value).split(",")
+    if not isinstance(value, list) or not all(isinstance(one, str) and one.strip() for one in value):
+        raise TypeError(value)
+    return frozenset(one.strip().lower() for one in value)
 
 
 def _positive(value: Any) -> float:
@@ -133,4 +156,5 @@ _READERS: dict[str, Any] = {
     "log_cap_bytes": _cap,
     "log_keep_s": _positive,
     "insecure_http": _flag,
+    "webhooks_allow_private": _hosts,
 }

@@ -3,6 +3,25 @@
 from enum import StrEnum
 
 
+class SessionType(StrEnum):
+    """What a session is for."""
+
+    INTERACTIVE = "interactive"
+    """runs what it is sent until it is ended"""
+    BATCH = "batch"
+    """runs one command, then ends by itself"""
+
+
+class SessionResult(StrEnum):
+    """What a batch session came to (spec/sessions-lifecycle.md §4)."""
+
+    UNDEFINED = "UNDEFINED"
+    """not known yet; always so for interactive sessions"""
+    SUCCESS = "SUCCESS"
+    """its command ended with exit code 0"""
+    FAILURE = "FAILURE"
+
+
 class SessionState(StrEnum):
     """The states of a session; names and meaning follow spec/sessions-lifecycle.md §1."""
 

@@ -33,15 +33,7 @@ class SecretBox:
     @classmethod
     def of_file(cls, path: Path) -> "SecretBox":
         """The box of a key file; the file is made, mode 0600, where there is none."""
-        try:
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        except FileExistsError:
-            return cls(path.read_bytes())
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(Fernet.generate_key())
-            file.flush()
-            os.fsync(file.fileno())
-        return cls(path.read_bytes())
+        return cls(secret_of_file(path))
 
     def lock(self, secret: str) -> bytes:
         return self._fernet.encrypt(secret.encode())
@@ -56,6 +48,19 @@ class SecretBox:
             return self._fernet.decrypt(locked).decode()
         except InvalidToken:
             raise SecretsLost from None
+
+
+def secret_of_file(path: Path) -> bytes:
+    """The random secret that a file holds, as text of one line; it is made, mode 0600, where there is none."""
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        return path.read_bytes().strip()
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(Fernet.generate_key())
+        file.flush()
+        os.fsync(file.fileno())
+    return path.read_bytes()
 
 
 def new_access_key() -> str:

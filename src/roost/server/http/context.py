@@ -9,11 +9,14 @@ from aiohttp import web
 from roost.server.auth.base import Caller
 from roost.server.domain.sessions import Session
 from roost.server.services.platform import Platform
+from roost.wire.errors import InvalidParameters
 from roost.wire.versions import parse_version
 
 PLATFORM = web.AppKey("platform", Platform)
 CALLER = web.RequestKey("caller", Caller)
 VERSION = web.RequestKey("version", str)
+
+MAX_KEY = 255
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 H = TypeVar("H", bound=Handler)
@@ -54,6 +57,20 @@ async def session_of(request: web.Request, access_key: str | None = None, *, dea
     """The session that the path names."""
     owner = await owner_of(request, access_key)
     return await platform_of(request).sessions.find(owner, request.match_info["ref"], dead_too=dead_too)
+
+
+def idempotency_key(request: web.Request) -> str | None:
+    """What tells a request that is sent again from another one; None where the client did not say.
+
+    Raises:
+        InvalidParameters: it is none.
+    """
+    key = request.headers.get("Idempotency-Key")
+    if key is not None and not (0 < len(key) <= MAX_KEY and key.isascii() and key.isprintable()):
+        raise InvalidParameters(
+            "Idempotency-Key cannot be used", hint=f"1 to {MAX_KEY} printable ASCII characters, such as a UUID"
+        )
+    return key
 
 
 def answer(body: Any, status: int = 200) -> web.Response:

@@ -5,12 +5,27 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import orjson
 from aiohttp import web
-from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from roost.wire.errors import InvalidParameters
 from roost.wire.ids import SESSION_NAME
 
 M = TypeVar("M", bound=BaseModel)
+
+MAX_SCRIPT = 16 << 10
+"""Bytes of a bootstrap script."""
+
+SINCE = {
+    "scaling_group": (4, "20190315"),
+    "resources": (4, "20190315"),
+    "resource_opts": (4, "20190315"),
+    "mount_map": (5, ""),
+    "preopen_ports": (5, ""),
+    "agent_list": (6, ""),
+}
+"""The first API version whose `config` has a key; those that are not here have been there always."""
+UNTIL = {"cluster_size": (6, "")}
+"""The first whose `config` has it no more."""
 
 _TRUE = {"1", "t", "true", "y", "yes", "on"}
 _FALSE = {"0", "f", "false", "n", "no", "off"}
@@ -34,6 +49,12 @@ def _session_name(value: Any) -> Any:
 def _integer(value: Any) -> Any:
     if isinstance(value, str) and re.fullmatch(r"-?\d{1,18}", value, re.ASCII):
         return int(value)
+    return value
+
+
+def _script(value: str) -> str:
+    if len(value.encode()) > MAX_SCRIPT:
+        raise ValueError(f"must be at most {MAX_SCRIPT} bytes long")
     return value
 
 
@@ -73,6 +94,20 @@ class CreationConfig(Params):
     )
     agent_list: list[str] | None = Field(default=None, validation_alias=AliasChoices("agentList", "agent_list"))
 
+    def check_version(self, version: tuple[int, str]) -> None:
+        """Refuse the keys that requests of this API version do not have (§4.2).
+
+        Raises:
+            InvalidParameters: with one message for each in `data`.
+        """
+        foreign = {
+            name: "not an allowed key"
+            for name in self.model_fields_set
+            if not SINCE.get(name, (0, "")) <= version < UNTIL.get(name, (99, ""))
+        }
+        if foreign:
+            raise InvalidParameters("validation failed", data={"config": foreign})
+
 
 class Creation(Params):
     """`POST /session` (§4.1)."""
@@ -99,11 +134,11 @@ class Creation(Params):
     startup_command: str | None = Field(
         default=None, validation_alias=AliasChoices("startupCommand", "startup_command")
     )
-    bootstrap_script: str | None = Field(
+    bootstrap_script: Annotated[str, AfterValidator(_script)] | None = Field(
         default=None, validation_alias=AliasChoices("bootstrap_script", "bootstrapScript")
     )
     owner_access_key: str | None = None
-    dependencies: list[str] | None = None
+    dependencies: list[str] | None = Field(default=None, max_length=64)
     callback_url: str | None = Field(
         default=None, validation_alias=AliasChoices("callback_url", "callbackUrl", "callbackURL")
     )

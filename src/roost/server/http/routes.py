@@ -43,6 +43,7 @@ def _session_routes(prefix: str) -> list[web.RouteDef]:
         web.get(f"{one}/logs", sessions.get_logs),
         web.post(f"{one}/rename", sessions.rename_session),
         web.get(f"{one}/history", sessions.get_history),
+        web.get(f"{one}/dependency-graph", sessions.get_dependency_graph),
         web.post(f"{one}/upload", files.upload),
         web.get(f"{one}/download", files.download),
         web.post(f"{one}/download", files.download),

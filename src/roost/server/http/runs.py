@@ -1,9 +1,11 @@
 """Runs and their events: our own endpoints (docs/protocol/http.md)."""
 
+import hashlib
+
 import orjson
 from aiohttp import web
 
-from roost.server.http.context import answer, platform_of, session_of
+from roost.server.http.context import answer, idempotency_key, platform_of, session_of
 from roost.server.http.params import Answer, RunStart, check, read_json
 from roost.server.http.views import run_view
 from roost.wire.errors import InvalidParameters
@@ -17,8 +19,11 @@ async def start_run(request: web.Request) -> web.Response:
     """`POST …/runs`: 201, or 200 where the run exists with the same code."""
     params = check(await read_json(request), RunStart)
     session = await session_of(request)
+    run_id, key = params.run_id, idempotency_key(request)
+    if run_id is None and key is not None:
+        run_id = f"key-{hashlib.sha256(key.encode()).hexdigest()[:32]}"
     run = await platform_of(request).runs.start(
-        session, params.code, run_id=params.run_id, mode=params.mode, echo=params.options.echo
+        session, params.code, run_id=run_id, mode=params.mode, echo=params.options.echo
     )
     return answer({"run_id": run.run_id, "state": run.state.value}, 201 if run.created else 200)
 

@@ -1,19 +1,34 @@
 """Sessions over REST (spec/rest-sessions.md §4, §8; docs/protocol/http.md)."""
 
+import hashlib
+
+import orjson
 from aiohttp import web
 
-from roost.server.http.context import answer, owner_of, platform_of, session_of, version_of
-from roost.server.http.params import Creation, Destruction, Listing, Matching, NoParams, Renaming, read_params
-from roost.server.http.views import happening_view, info_view, session_view, stats_view
+from roost.server.http.context import answer, caller_of, idempotency_key, owner_of, platform_of, session_of, version_of
+from roost.server.http.params import (
+    Creation,
+    Destruction,
+    Listing,
+    Matching,
+    NoParams,
+    Renaming,
+    read_json,
+    read_params,
+)
+from roost.server.http.views import dependency_view, happening_view, info_view, session_view, stats_view
 from roost.server.services.sessions import Created, Wanted
-from roost.wire.errors import FolderNotFound, InvalidParameters, LimitExceeded
-from roost.wire.sessions import SessionState
+from roost.server.store.idempotency import Once
+from roost.wire.errors import FolderNotFound, InsufficientPrivilege, InvalidParameters, LimitExceeded
+from roost.wire.sessions import SessionState, SessionType
 
 
 async def create_session(request: web.Request) -> web.Response:
     """`POST /session`"""
     params = await read_params(request, Creation)
     owner = await owner_of(request, params.owner_access_key)
+    if params.config.agent_list and caller_of(request).role != "superadmin":
+        raise InsufficientPrivilege("only a super-admin chooses agents", hint="leave config.agentList out")
     _refuse_what_is_not_here(params, version_of(request))
     config = params.config
     wanted = Wanted(
@@ -22,6 +37,12 @@ async def create_session(request: web.Request) -> web.Response:
         architecture=params.architecture,
         resources=config.resources or {},
         resource_opts=config.resource_opts or {},
+        type=SessionType(params.type),
+        startup_command=params.startup_command,
+        starts_at=params.starts_at,
+        bootstrap_script=params.bootstrap_script,
+        callback_url=params.callback_url or None,
+        dependencies=tuple(params.dependencies or ()),
         environ=config.environ or {},
         tag=params.tag,
         domain=params.domain,
@@ -29,6 +50,7 @@ async def create_session(request: web.Request) -> web.Response:
         reuse=params.reuse,
         enqueue_only=params.enqueue_only,
         max_wait_s=params.max_wait_seconds or None,
+        once=await _once(request),
     )
     created = await platform_of(request).sessions.create(owner, wanted)
     return answer(_creation_view(created, version_of(request)), 201 if created.created else 200)
@@ -79,8 +101,18 @@ async def destroy_session(request: web.Request) -> web.Response:
     """`DELETE /session/{ref}`"""
     params = await read_params(request, Destruction)
     session = await session_of(request, params.owner_access_key)
-    stats = stats_view(session, await platform_of(request).sessions.destroy(session, forced=params.forced))
-    return answer([{"stats": stats}] if params.recursive else {"stats": stats})
+    sessions = platform_of(request).sessions
+    if params.recursive:
+        ended = await sessions.destroy_with_dependents(session, forced=params.forced)
+        return answer([{"stats": stats_view(one, stats)} for one, stats in ended])
+    return answer({"stats": stats_view(session, await sessions.destroy(session, forced=params.forced))})
+
+
+async def get_dependency_graph(request: web.Request) -> web.Response:
+    """`GET /session/{ref}/dependency-graph`; of ended sessions too."""
+    params = await read_params(request, NoParams)
+    session = await session_of(request, params.owner_access_key, dead_too=True)
+    return answer(dependency_view(await platform_of(request).sessions.dependency_graph(session)))
 
 
 async def get_history(request: web.Request) -> web.Response:
@@ -96,22 +128,25 @@ async def get_logs(request: web.Request) -> web.Response:
     return answer({"result": {"logs": await platform_of(request).runs.log_text(session)}})
 
 
+async def _once(request: web.Request) -> Once | None:
+    """The request's key, and what the request is: its parameters, whatever their order in the text."""
+    key = idempotency_key(request)
+    if key is None:
+        return None
+    body = orjson.dumps(await read_json(request), option=orjson.OPT_SORT_KEYS)
+    return Once(key=key, fingerprint=hashlib.sha256(body).hexdigest())
+
+
 def _refuse_what_is_not_here(params: Creation, version: tuple[int, str]) -> None:
     """Say no to what this server does not do, rather than drop it silently."""
     config = params.config
-    if config.cluster_size is not None and version >= (6, ""):
-        raise InvalidParameters("validation failed", data={"config": {"cluster_size": "not an allowed key"}})
+    config.check_version(version)
     if max(params.cluster_size, config.cluster_size or 1) > 1:
         raise LimitExceeded("a session has one container here", hint="leave the cluster size at 1")
     if folders := [*(config.mounts or ()), *(config.mount_map or ())]:
         raise FolderNotFound(f"there are no folders {', '.join(folders)}", data=folders)
     asked = {
-        "type": params.type if params.type != "interactive" else None,
-        "starts_at": params.starts_at,
-        "startup_command": params.startup_command,
-        "bootstrap_script": params.bootstrap_script,
-        "dependencies": params.dependencies,
-        "callback_url": params.callback_url,
+        "type": params.type if params.type == "inference" else None,
         "config.scaling_group": config.scaling_group if config.scaling_group != "default" else None,
         "config.preopen_ports": config.preopen_ports,
         "config.agent_list": config.agent_list,

@@ -1,11 +1,13 @@
 """Sessions and runs as JSON; pure."""
 
 import json
+import platform
 import time
 from typing import Any
 
 import msgspec
 
+from roost.server.domain.dependencies import DependencyNode
 from roost.server.domain.sessions import Happening, Session
 from roost.server.domain.times import iso
 from roost.wire.runs import RunSummary
@@ -18,13 +20,16 @@ def session_view(session: Session) -> dict[str, Any]:
     return {
         "id": session.id,
         "name": session.name,
+        "type": session.spec.type.value,
         "status": session.state.value,
+        "result": session.result.value,
         "image": session.image,
         "tag": session.spec.tag,
         "slots": session.spec.slots,
         "isolation": _plain(session.isolation),
         "reason": _plain(session.reason),
         "created_at": iso(session.created_at),
+        "starts_at": _iso(session.spec.starts_at),
         "started_at": _iso(session.started_at),
         "ended_at": _iso(session.ended_at),
     }
@@ -43,7 +48,7 @@ def info_view(session: Session, *, user_id: str, domain: str, runs: int) -> dict
         "userId": user_id,
         "lang": session.image,
         "image": session.image,
-        "architecture": None,
+        "architecture": session.spec.architecture or platform.machine(),
         "registry": "",
         "tag": session.spec.tag,
         "containerId": session.id,
@@ -56,6 +61,8 @@ def info_view(session: Session, *, user_id: str, domain: str, runs: int) -> dict
         "status": session.state.value,
         "statusInfo": session.reason.code if session.reason is not None else "",
         "statusData": session.status_data,
+        "type": session.spec.type.value,
+        "result": session.result.value,
         "age": int(((ended_at or time.time()) - session.created_at) * 1000),
         "creationTime": iso(session.created_at).replace("T", " "),
         "terminationTime": iso(ended_at).replace("T", " ") if ended_at is not None else None,
@@ -64,6 +71,17 @@ def info_view(session: Session, *, user_id: str, domain: str, runs: int) -> dict
         "idleChecks": {},
         "reason": _plain(session.reason),
         "isolation": _plain(session.isolation),
+    }
+
+
+def dependency_view(node: DependencyNode) -> dict[str, Any]:
+    """A session and, nested, what it depends on (spec/rest-sessions.md §13)."""
+    return {
+        "session_id": node.session.id,
+        "session_name": node.session.name,
+        "status": node.session.state.value,
+        "status_changed": iso(node.session.status_changed),
+        "depends_on": [dependency_view(one) for one in node.depends_on],
     }
 
 

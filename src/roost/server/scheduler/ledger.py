@@ -1,19 +1,26 @@
 """Sessions as they are written down: each change is one guarded write, told on the bus after its commit."""
 
 import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from roost.server.domain.sessions import Happening, Session
+from roost.server.domain.sessions import Happening, Outcome, Session
 from roost.server.domain.times import iso
 from roost.server.events.base import EventBus
+from roost.server.store import idempotency
 from roost.server.store import sessions as rows
 from roost.server.store.base import Store
+from roost.server.store.idempotency import Once
 from roost.wire.errors import AmbiguousSession, SessionNotFound
 from roost.wire.reasons import Reason
 from roost.wire.sessions import SessionState
 
 QUEUE = "queue"
 """The topic of everything that may let a waiting session start."""
+
+
+WEBHOOKS = "webhooks"
+"""The topic of the outbox."""
 
 
 def topic_of(session_id: str) -> str:
@@ -41,16 +48,25 @@ class Ledger:
         for session in await self.in_states(SessionState.RUNNING):
             self._remember(session)
 
-    async def create(self, session: Session) -> None:
-        """Write a new session.
+    async def create(self, session: Session, dependencies: Sequence[str] = (), once: Once | None = None) -> None:
+        """Write a new session, the ids of those that it depends on, and the request that it was made for.
 
         Raises:
+            KeyTaken: a request of that key was done meanwhile.
             SessionAlreadyExists: its owner has a live session of this name.
         """
         happening = Happening(at=session.created_at, code="session-enqueued", sentence="the session was asked for")
-        await self._store.write(lambda c: rows.insert(c, session, happening))
+
+        def work(connection: Any) -> None:
+            rows.insert(connection, session, happening, dependencies)
+            if once is not None:
+                idempotency.remember(connection, session.access_key, once, session.id, True, session.created_at)
+
+        await self._store.write(work)
         self._remember(session)
         await self._bus.publish(QUEUE)
+        if session.spec.callback_url is not None:
+            await self._bus.publish(WEBHOOKS)
 
     async def move(
         self,
@@ -58,12 +74,16 @@ class Ledger:
         *states: SessionState,
         happening: tuple[str, str],
         reason: Reason | None = None,
+        outcome: Outcome | None = None,
+        noted: Reason | None = None,
         **changes: Any,
     ) -> Session:
         """Bring a session through states into the last of them, in one write.
 
         Args:
             happening: code and sentence for the session's history.
+            outcome: what the session has come to before that, where nobody has written it down.
+            noted: what else its history has to tell of the step.
 
         Raises:
             Conflict: there is no such step, or the session has changed since it was read.
@@ -74,26 +94,29 @@ class Ledger:
         *through, last = states
 
         def work(connection: Any) -> Session:
-            moved = session
+            moved = session if outcome is None else rows.decide(connection, session, outcome, entry.at)
             for state in through:
                 passing = Happening(at=entry.at, code=f"session-{state.lower()}", sentence=_PASSING[state])
                 moved = rows.move(connection, moved, state, passing)
+            if noted is not None:
+                rows.record(connection, session.id, _entry(noted))
             return rows.move(connection, moved, last, entry, reason=reason, **changes)
 
-        try:
-            moved = await self._store.write(work)
-        finally:
-            self._forget(session)
-        self._remember(moved)
-        await self._bus.publish(topic_of(session.id))
-        if not moved.state.is_live:
-            await self._bus.publish(QUEUE)
-        return moved
+        return await self._change(session, work)
+
+    async def decide(self, session: Session, outcome: Outcome) -> Session:
+        """Write down what a batch session came to, while it runs on.
+
+        Raises:
+            Conflict: the session has changed since it was read.
+        """
+        at = time.time()
+        return await self._change(session, lambda c: rows.decide(c, session, outcome, at))
 
     async def explain(self, session: Session, reason: Reason, status_data: dict[str, Any]) -> Session:
         """Write down why a session stays in its state; once for each new reason."""
         is_new = session.reason != reason
-        entry = Happening(at=time.time(), code=reason.code, sentence=reason.sentence, hint=reason.hint)
+        entry = _entry(reason)
 
         def work(connection: Any) -> Session:
             explained = rows.update(connection, session, reason=reason, status_data=status_data)
@@ -101,13 +124,7 @@ class Ledger:
                 rows.record(connection, session.id, entry)
             return explained
 
-        try:
-            explained = await self._store.write(work)
-        finally:
-            self._forget(session)
-        self._remember(explained)
-        await self._bus.publish(topic_of(session.id))
-        return explained
+        return await self._change(session, work)
 
     async def rename(self, session: Session, name: str) -> Session:
         """Give a session another name.
@@ -123,13 +140,7 @@ class Ledger:
             rows.record(connection, session.id, entry)
             return renamed
 
-        try:
-            renamed = await self._store.write(work)
-        finally:
-            self._forget(session)
-        self._remember(renamed)
-        await self._bus.publish(topic_of(session.id))
-        return renamed
+        return await self._change(session, work)
 
     async def match(self, access_key: str, beginning: str) -> list[Session]:
         """At most ten of an owner's sessions, ended ones too, whose id or name is or begins with this."""
@@ -187,9 +198,34 @@ class Ledger:
         """Everybody's sessions in these states, oldest first."""
         return await self._store.read(lambda c: rows.in_states(c, states))
 
+    async def queue(self) -> list[tuple[Session, list[Session]]]:
+        """Everybody's pending sessions, oldest first, each with those that it depends on."""
+        return await self._store.read(rows.queue)
+
+    async def dependencies(self, session_ids: Sequence[str]) -> dict[str, list[Session]]:
+        """What each of some sessions depends on; those that depend on nothing are left out."""
+        return await self._store.read(lambda c: rows.dependencies(c, session_ids))
+
+    async def live_dependents(self, session_id: str) -> list[Session]:
+        """Live sessions that depend on one, those before those that they depend on."""
+        return await self._store.read(lambda c: rows.live_dependents(c, session_id))
+
     async def history(self, session_id: str) -> list[Happening]:
         """What happened to a session, oldest first."""
         return await self._store.read(lambda c: rows.history(c, session_id))
+
+    async def _change(self, session: Session, work: Callable[[Any], Session]) -> Session:
+        try:
+            changed = await self._store.write(work)
+        finally:
+            self._forget(session)
+        self._remember(changed)
+        await self._bus.publish(topic_of(session.id))
+        if not changed.state.is_live or changed.result is not session.result:
+            await self._bus.publish(QUEUE)
+        if session.spec.callback_url is not None:
+            await self._bus.publish(WEBHOOKS)
+        return changed
 
     def _remember(self, session: Session) -> None:
         if session.state.is_live:
@@ -202,6 +238,10 @@ class Ledger:
         self._live.pop(session.id, None)
         self._running.pop((session.access_key, session.name), None)
         self._running.pop((session.access_key, session.id), None)
+
+
+def _entry(reason: Reason) -> Happening:
+    return Happening(at=time.time(), code=reason.code, sentence=reason.sentence, hint=reason.hint)
 
 
 _PASSING = {

@@ -6,17 +6,39 @@ have, and completes or undoes what was under way.
 
 import asyncio
 import contextlib
-from collections.abc import Coroutine
+import math
+import time
+from collections.abc import Coroutine, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
 import structlog
 
 from roost.engines.base import Bundle, Engine
-from roost.server.domain.sessions import Session, session_environ
+from roost.server.domain.sessions import (
+    NEEDS_FORCE,
+    Outcome,
+    Session,
+    bootstrap_failure,
+    closing_data,
+    is_undecided,
+    session_environ,
+)
 from roost.server.events.base import EventBus
+from roost.server.scheduler.jobs import outcome_in_log, run_bootstrap, run_job
 from roost.server.scheduler.ledger import QUEUE, Ledger
-from roost.server.scheduler.placement import Placement, Refusal, Waiting, place_next
+from roost.server.scheduler.placement import (
+    Checks,
+    Dependency,
+    Dismissal,
+    Placement,
+    Postponement,
+    Refusal,
+    Waiting,
+    next_start,
+    place_next,
+)
 from roost.wire.agent import Agent
 from roost.wire.errors import (
     AgentError,
@@ -29,6 +51,7 @@ from roost.wire.errors import (
 )
 from roost.wire.reasons import Reason
 from roost.wire.sandboxes import SandboxEnded, SandboxInfo, SandboxSpec, SandboxState, SandboxStats
+from roost.wire.sessions import SessionResult, SessionType
 from roost.wire.sessions import SessionState as S
 
 log = structlog.get_logger(__name__)
@@ -72,34 +95,45 @@ class Scheduler:
     async def _work_on_queue(self) -> None:
         async with self._bus.subscribe(QUEUE) as changes:
             while True:
+                next_at = math.inf
                 try:
-                    await self._place_all()
+                    next_at = await self._place_all()
                 except Exception:  # one bad look must not stop the queue for good
                     log.exception("queue.failed")
-                await changes.wait(_LOOK_AGAIN_S)
+                await changes.wait(min(_LOOK_AGAIN_S, next_at - time.time()))
 
-    async def _place_all(self) -> None:
-        """Give each in the queue its node, in order, up to one that has to wait; that one is told why."""
-        pending = await self._ledger.in_states(S.PENDING)
-        while pending:
-            waiting = [Waiting(session_id=session.id, slots=session.spec.slots) for session in pending]
-            decision = place_next(waiting, await self._engine.nodes())
-            session = pending.pop(0)
+    async def _place_all(self) -> float:
+        """Give each in the queue its node, in order, up to one for which there is no room; who waits is told why.
+
+        Returns:
+            When, in Unix time, the next of them may start that may not yet.
+        """
+        pending = await self._ledger.queue()
+        now = time.time()
+        waiting = [_waiting(session, dependencies) for session, dependencies in pending]
+        for index, (session, _) in enumerate(pending):
+            decision = place_next(waiting[index:], await self._engine.nodes(), now)
             with contextlib.suppress(Conflict):  # it was cancelled meanwhile
                 match decision:
-                    case Refusal(reason=reason):
-                        await self._refuse(session, reason)
-                        return
+                    case Postponement(reason=reason, checks=checks):
+                        if session.reason != reason:
+                            await self._refuse(session, reason, checks)
+                    case Dismissal(reason=reason):
+                        await self.end(session, reason)
+                    case Refusal(reason=reason, checks=checks):
+                        await self._refuse(session, reason, checks)
+                        break
                     case Placement(bundle=bundle) if not await self._prepare(session, bundle):
-                        return
+                        break
+        return next_start(waiting, now) or math.inf
 
-    async def _refuse(self, session: Session, reason: Reason) -> None:
+    async def _refuse(self, session: Session, reason: Reason, checks: Checks) -> None:
         tries = self._tries[session.id] = self._tries.get(session.id, 0) + 1
         scheduler = {
             "retries": tries,
             "last_try": datetime.now(UTC).isoformat(),
-            "failed_predicates": [],
-            "passed_predicates": [],
+            "failed_predicates": [{"name": name, "msg": sentence} for name, sentence in checks.failed.items()],
+            "passed_predicates": [{"name": name} for name in checks.passed],
             "msg": reason.sentence,
         }
         await self._ledger.explain(session, reason, {"scheduler": scheduler})
@@ -109,7 +143,7 @@ class Scheduler:
         try:
             await self._engine.reserve(session.id, [bundle])
         except NoCapacity as error:
-            await self._refuse(session, Reason(code="no-available-instances", sentence=error.message))
+            await self._refuse(session, Reason(code="no-available-instances", sentence=error.message), Checks())
             return False
         try:
             session = await self._ledger.move(
@@ -139,28 +173,50 @@ class Scheduler:
         )
         try:
             info = await agent.launch(spec)
+            trouble = await self._bootstrap(agent, session)
         except Exception as error:  # noqa: BLE001 - whatever it was, nobody may wait for this session for ever
-            await self._give_up(session, error)
+            await self._give_up(session, agent, error)
             return
         happening = ("session-started", f"it runs under {info.runtime}, isolation rung {info.isolation.rung}")
         try:
-            await self._ledger.move(
-                session, S.RUNNING, happening=happening, isolation=info.isolation, started_at=info.launched_at
+            running = await self._ledger.move(
+                session,
+                S.RUNNING,
+                happening=happening,
+                reason=trouble,
+                noted=trouble,
+                isolation=info.isolation,
+                started_at=info.launched_at,
+                status_data={"bootstrap": _plain(trouble)} if trouble is not None else {},
             )
         except Conflict:  # it was ended by force while it was launched
             await agent.destroy(session.id)
             return
+        await self._on_running(running)
+
+    async def _bootstrap(self, agent: Agent, session: Session) -> Reason | None:
+        """Run the session's bootstrap script, where it has one; what its owner has to know of how it ended."""
+        if session.spec.bootstrap_script is None:
+            return None
+        return bootstrap_failure(await run_bootstrap(agent, session))
+
+    async def _on_running(self, session: Session) -> None:
         if session.id in self._gone_early:
             await self._on_ended(self._gone_early.pop(session.id))
+        elif session.spec.type is SessionType.BATCH:
+            self._spawn(self._do_job(session), f"job-{session.id}")
 
-    async def _give_up(self, session: Session, error: Exception) -> None:
+    async def _give_up(self, session: Session, agent: Agent, error: Exception) -> None:
         message = error.message if isinstance(error, RoostError) else repr(error)
         hint = error.hint if isinstance(error, RoostError) else None
         log.warning("session.failed_to_start", session_id=session.id, error=message)
         self._gone_early.pop(session.id, None)
+        try:
+            await agent.destroy(session.id)  # a launch that failed left nothing, a script that could not run did
+        except (RoostError, OSError) as failure:
+            log.warning("sandbox.not_ended", session_id=session.id, error=str(failure))
         await self._engine.release(session.id)
-        name = type(error).__name__
-        details = {"src": "agent", "agent_id": session.node_id, "name": name, "repr": f"{name}({message!r})"}
+        details = _error_data(session, error, message)
         with contextlib.suppress(Conflict):  # it was ended by force while it was launched
             await self._cancel(session, message, hint, details)
 
@@ -174,18 +230,44 @@ class Scheduler:
             ended_at=_now(),
         )
 
+    # Batch sessions
+
+    async def _do_job(self, session: Session) -> None:
+        """Run the command of a batch session, once however often this is called, and end the session."""
+        outcome = await run_job(await self._agent(session), session)
+        if outcome is None:
+            return
+        restarts = session.restarts
+        while True:
+            session = await self._ledger.get(session.id)
+            if session.state is not S.RUNNING or session.restarts != restarts:
+                return  # it was ended, or begun anew, meanwhile
+            if not is_undecided(session):
+                break
+            with contextlib.suppress(Conflict):  # it was renamed, or one of the above
+                await self._ledger.decide(session, outcome)
+        await self.end(session, _TASK_FINISHED)
+
+    async def _outcome(self, session: Session, reason: Reason) -> Outcome | None:
+        """What a session that ends has come to, where that is not written down."""
+        if not is_undecided(session) or session.state not in (S.RUNNING, S.RESTARTING, S.ERROR):
+            return None
+        return await outcome_in_log(await self._agent(session), session, reason.sentence)
+
     # Restarts
 
     async def restart(self, session: Session) -> None:
         """Give a running session a new sandbox in its home; once for all who ask at the same time.
 
         Raises:
-            SessionNotRunning: it does not run, or its sandbox was gone already.
+            SessionNotRunning: it does not run, its sandbox was gone already, or it is a batch session that is done.
             Conflict: it was ended meanwhile.
             AgentError: its node could not do it; the session is in `ERROR` then.
         """
         if session.state is not S.RUNNING and session.id not in self._restarting:
             raise SessionNotRunning(f"session {session.name} is {session.state}")
+        if session.result is not SessionResult.UNDEFINED:
+            raise SessionNotRunning(f"session {session.name} has run its command and is about to end")
         await asyncio.shield(self._restarting.get(session.id) or self._begin_restart(session))
 
     def _begin_restart(self, session: Session) -> asyncio.Task[None]:
@@ -196,7 +278,9 @@ class Scheduler:
     async def _restart(self, session: Session) -> None:
         if session.state is S.RUNNING:
             happening = ("session-restarting", "its owner asked for a new sandbox with the same files")
-            session = await self._ledger.move(session, S.RESTARTING, happening=happening)
+            session = await self._ledger.move(
+                session, S.RESTARTING, happening=happening, restarts=session.restarts + 1, status_data={}
+            )
         agent = await self._agent(session)
         try:
             info = await agent.restart(session.id)
@@ -210,13 +294,12 @@ class Scheduler:
     async def _restarted(self, session: Session, agent: Agent, info: SandboxInfo) -> None:
         happening = ("session-restarted", f"it runs anew under {info.runtime}, isolation rung {info.isolation.rung}")
         try:
-            await self._ledger.move(session, S.RUNNING, happening=happening, isolation=info.isolation)
+            session = await self._ledger.move(session, S.RUNNING, happening=happening, isolation=info.isolation)
         except Conflict:  # it was ended while it was restarted
             self._gone_early.pop(session.id, None)
             await agent.destroy(session.id)
             raise
-        if session.id in self._gone_early:
-            await self._on_ended(self._gone_early.pop(session.id))
+        await self._on_running(session)
 
     async def _on_gone_at_restart(self, session: Session) -> None:
         """The sandbox had gone away by itself, and its home with it."""
@@ -251,7 +334,7 @@ class Scheduler:
                 return SandboxStats()
             except Conflict:  # the queue was quicker: it said why the session waits, or gave it a node
                 session = await self._ledger.get(session.id)
-        if session.state in (S.SCHEDULED, S.PREPARING, S.ERROR) and not forced:
+        if session.state in NEEDS_FORCE and not forced:
             raise Forbidden(f"session {session.name} is {session.state}", hint="wait, or force it with `forced`")
         return await asyncio.shield(self._ending.get(session.id) or self._begin_end(session, reason))
 
@@ -263,12 +346,21 @@ class Scheduler:
     async def _end(self, session: Session, reason: Reason) -> SandboxStats:
         while session.state in (S.RUNNING, S.RESTARTING):
             happening = ("session-terminating", reason.sentence)
+            outcome = await self._outcome(session, reason)
+            exit_code = outcome.exit_code if outcome is not None else None
             try:
-                session = await self._ledger.move(session, S.TERMINATING, happening=happening, reason=reason)
+                session = await self._ledger.move(
+                    session,
+                    S.TERMINATING,
+                    happening=happening,
+                    reason=reason,
+                    outcome=outcome,
+                    status_data=closing_data(session, "terminating", exit_code),
+                )
             except Conflict:  # a restart was quicker
                 session = await self._ledger.get(session.id)
-        if session.state in (S.SCHEDULED, S.PREPARING):
-            # Written down first: the launch that is under way sees it and undoes itself.
+        if session.state in NEEDS_FORCE:
+            # Written down first: its name is free at once, and a launch that is under way sees it and undoes itself.
             session = await self._terminated(session, reason)
         try:
             stats = await (await self._agent(session)).destroy(session.id)
@@ -288,16 +380,20 @@ class Scheduler:
             S.ERROR,
             happening=("session-error", sentence),
             reason=Reason(code="agent-error", sentence=sentence, hint="end it by force"),
-            status_data={"error": {"src": "agent", "agent_id": session.node_id, "repr": repr(error)}},
+            status_data={"error": _error_data(session, error, str(error))},
         )
 
     async def _terminated(self, session: Session, reason: Reason, exit_code: int | None = None) -> Session:
+        outcome = await self._outcome(session, reason)
+        if exit_code is None and outcome is not None:
+            exit_code = outcome.exit_code
         return await self._ledger.move(
             session,
             S.TERMINATED,
             happening=("session-terminated", f"it has ended: {reason.sentence}"),
             reason=reason,
-            status_data={"kernel": {"exit_code": exit_code}, "session": {"status": "terminated"}},
+            outcome=outcome,
+            status_data=closing_data(session, "terminated", exit_code),
             ended_at=_now(),
         )
 
@@ -341,6 +437,8 @@ class Scheduler:
                     self._spawn(self._launch(session), f"launch-{session.id}")  # answers with the sandbox there is
                 elif session.state is S.RUNNING and info is not None and info.state is SandboxState.RESTARTING:
                     self._begin_restart(session)  # a power failure took the newer row
+                elif session.state is S.RUNNING:
+                    await self._on_running(session)
         for session_id in alive:
             log.warning("sandbox.unknown", session_id=session_id)
             await agent.destroy(session_id)
@@ -350,7 +448,8 @@ class Scheduler:
             self._begin_restart(session)
             return
         happening = ("session-restarted", "the server stopped while it was restarted; it runs")
-        await self._ledger.move(session, S.RUNNING, happening=happening, isolation=info.isolation)
+        session = await self._ledger.move(session, S.RUNNING, happening=happening, isolation=info.isolation)
+        await self._on_running(session)
 
     async def _recover_lost(self, session: Session, reason: Reason) -> None:
         if session.state is S.RUNNING:
@@ -375,9 +474,28 @@ class Scheduler:
             log.error("task.failed", task=task.get_name(), error=repr(error))
 
 
+_TASK_FINISHED = Reason(code="task-finished", sentence="its command has ended")
 _UNKNOWN_END = Reason(code="self-terminated", sentence="its sandbox was gone when the server came back")
 _GONE_AT_RESTART = Reason(code="self-terminated", sentence="its sandbox was gone when it was to be restarted")
 _ENDED_BEFORE = Reason(code="user-requested", sentence="it was being ended when the server stopped")
+
+
+def _waiting(session: Session, dependencies: Sequence[Session]) -> Waiting:
+    return Waiting(
+        session_id=session.id,
+        slots=session.spec.slots,
+        starts_at=session.spec.starts_at,
+        dependencies=tuple(Dependency(name=one.name, state=one.state, result=one.result) for one in dependencies),
+    )
+
+
+def _error_data(session: Session, error: Exception, message: str) -> dict[str, Any]:
+    name = type(error).__name__
+    return {"src": "agent", "agent_id": session.node_id, "name": name, "repr": f"{name}({message!r})"}
+
+
+def _plain(reason: Reason) -> Any:
+    return msgspec.to_builtins(reason)
 
 
 def _now() -> float:

@@ -1,11 +1,21 @@
-"""First in, first out, where there is room. Pure."""
+"""First in, first out, where there is room; who may not start yet is passed by. Pure."""
 
 from collections.abc import Sequence
 
 import msgspec
 
 from roost.engines.base import Bundle, Node
+from roost.server.domain.times import iso
 from roost.wire.reasons import Reason
+from roost.wire.sessions import SessionResult, SessionState
+
+
+class Dependency(msgspec.Struct, frozen=True, kw_only=True):
+    """A session that another one waits for."""
+
+    name: str
+    state: SessionState
+    result: SessionResult
 
 
 class Waiting(msgspec.Struct, frozen=True, kw_only=True):
@@ -13,6 +23,18 @@ class Waiting(msgspec.Struct, frozen=True, kw_only=True):
 
     session_id: str
     slots: dict[str, float]
+    starts_at: float | None = None
+    """Not before this instant, Unix time."""
+    dependencies: tuple[Dependency, ...] = ()
+    """Not before each of these has succeeded."""
+
+
+class Checks(msgspec.Struct, frozen=True, kw_only=True):
+    """The conditions of a session of its own, by the names of spec/sessions-lifecycle.md §6.2."""
+
+    passed: tuple[str, ...] = ()
+    failed: dict[str, str] = {}
+    """With a sentence for each."""
 
 
 class Placement(msgspec.Struct, frozen=True, kw_only=True):
@@ -23,17 +45,45 @@ class Placement(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Refusal(msgspec.Struct, frozen=True, kw_only=True):
-    """Why the first in the queue has to wait; those behind it wait with it."""
+    """There is no room for the first in the queue; those behind it wait with it."""
+
+    session_id: str
+    reason: Reason
+    checks: Checks
+
+
+class Postponement(msgspec.Struct, frozen=True, kw_only=True):
+    """The first in the queue may not start yet; those behind it go ahead."""
+
+    session_id: str
+    reason: Reason
+    checks: Checks
+
+
+class Dismissal(msgspec.Struct, frozen=True, kw_only=True):
+    """The first in the queue will never start."""
 
     session_id: str
     reason: Reason
 
 
-def place_next(waiting: Sequence[Waiting], nodes: Sequence[Node]) -> Placement | Refusal | None:
+def place_next(
+    waiting: Sequence[Waiting], nodes: Sequence[Node], now: float
+) -> Placement | Refusal | Postponement | Dismissal | None:
     """Decide about the oldest waiting session; None where nobody waits."""
     if not waiting:
         return None
     first = waiting[0]
+    if (lost := next((one for one in first.dependencies if _is_lost(one)), None)) is not None:
+        sentence = f"session {lost.name}, which it depends on, ended as {lost.state} with result {lost.result}"
+        hint = f"run {lost.name} again, then this"
+        return Dismissal(
+            session_id=first.session_id, reason=Reason(code="dependency-failed", sentence=sentence, hint=hint)
+        )
+    checks = _check(first, now)
+    if checks.failed:
+        reason = Reason(code="predicate-checks-failed", sentence="; ".join(checks.failed.values()))
+        return Postponement(session_id=first.session_id, reason=reason, checks=checks)
     for node in nodes:
         if _shortage(first, node) is None:
             return Placement(session_id=first.session_id, bundle=Bundle(node_id=node.node_id, slots=first.slots))
@@ -42,7 +92,32 @@ def place_next(waiting: Sequence[Waiting], nodes: Sequence[Node]) -> Placement |
     return Refusal(
         session_id=first.session_id,
         reason=Reason(code="no-available-instances", sentence=sentence, hint="end a session, or ask for less"),
+        checks=checks,
     )
+
+
+def next_start(waiting: Sequence[Waiting], now: float) -> float | None:
+    """The earliest instant after now at which one more of these may start."""
+    return min((one.starts_at for one in waiting if one.starts_at is not None and one.starts_at > now), default=None)
+
+
+def _check(waiting: Waiting, now: float) -> Checks:
+    failed = {}
+    if waiting.starts_at is not None and waiting.starts_at > now:
+        failed["reserved_time"] = f"it is to start at {iso(waiting.starts_at)}"
+    awaited = [one for one in waiting.dependencies if one.result is not SessionResult.SUCCESS]
+    if awaited:
+        failed["dependencies"] = (
+            f"it waits for the success of {', '.join(f'{one.name} ({one.state})' for one in awaited)}"
+        )
+    return Checks(passed=tuple(name for name in _PREDICATES if name not in failed), failed=failed)
+
+
+_PREDICATES = ("reserved_time", "dependencies")
+
+
+def _is_lost(dependency: Dependency) -> bool:
+    return not dependency.state.is_live and dependency.result is not SessionResult.SUCCESS
 
 
 def _shortage(waiting: Waiting, node: Node) -> str | None:

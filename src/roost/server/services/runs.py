@@ -8,7 +8,7 @@ import msgspec
 
 from roost.engines.base import Engine
 from roost.server.domain.console import console_of, exit_code_of, gap_sentence
-from roost.server.domain.sessions import Session
+from roost.server.domain.sessions import Session, is_kept_for_job
 from roost.server.store import runs as rows
 from roost.server.store.base import Store
 from roost.wire.agent import Agent
@@ -65,6 +65,8 @@ class Runs:
             raise InvalidParameters(
                 f"not a run id: {run_id!r:.100}", hint="1 to 64 letters, digits and `_ . : -`, or leave it to us"
             )
+        if run_id is not None and is_kept_for_job(session, run_id):
+            raise InvalidParameters(f"run id {run_id} is kept for the session's command", hint="choose another run id")
         agent = await self._running(session)
         spec = RunSpec(run_id=run_id or new_run_id(), code=code, mode=mode, echo=echo)
         return await agent.start(session.id, spec)

@@ -2,7 +2,7 @@
 
 import sqlalchemy as sa
 
-REVISION = "0002"
+REVISION = "0003"
 """The newest migration."""
 
 metadata = sa.MetaData()
@@ -48,8 +48,11 @@ sessions = sa.Table(
     sa.Column("reason", sa.JSON(none_as_null=True)),
     sa.Column("status_data", sa.JSON(none_as_null=True)),
     sa.Column("isolation", sa.JSON(none_as_null=True)),
+    sa.Column("result", sa.String(16), nullable=False, server_default="UNDEFINED"),
+    sa.Column("restarts", sa.Integer, nullable=False, server_default="0"),
     sa.Column("spec", sa.JSON, nullable=False),
     sa.Column("created_at", sa.Float, nullable=False),
+    sa.Column("status_changed", sa.Float, nullable=False, server_default="0"),
     sa.Column("started_at", sa.Float),
     sa.Column("ended_at", sa.Float),
     sa.Index(
@@ -70,6 +73,35 @@ runs = sa.Table(
     sa.Column("accepted_at", sa.Float, nullable=False),
     sa.Column("started_at", sa.Float),
     sa.Column("ended_at", sa.Float, nullable=False),
+)
+session_dependencies = sa.Table(
+    "session_dependencies",
+    metadata,
+    sa.Column("session_id", sa.ForeignKey("sessions.id"), primary_key=True),
+    sa.Column("depends_on", sa.ForeignKey("sessions.id"), primary_key=True, index=True),
+)
+webhook_deliveries = sa.Table(
+    "webhook_deliveries",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("session_id", sa.ForeignKey("sessions.id"), nullable=False, index=True),
+    sa.Column("url", sa.Text, nullable=False),
+    sa.Column("event", sa.String(16), nullable=False),
+    sa.Column("body", sa.Text, nullable=False),
+    sa.Column("attempts", sa.Integer, nullable=False),
+    sa.Column("next_at", sa.Float, nullable=False),
+    # An id is told to receivers, so it is never given out again.
+    sqlite_autoincrement=True,
+)
+idempotency_keys = sa.Table(
+    "idempotency_keys",
+    metadata,
+    sa.Column("access_key", sa.ForeignKey("keypairs.access_key"), primary_key=True),
+    sa.Column("key", sa.String(255), primary_key=True),
+    sa.Column("fingerprint", sa.String(64), nullable=False),
+    sa.Column("session_id", sa.ForeignKey("sessions.id"), nullable=False),
+    sa.Column("created", sa.Boolean, nullable=False),
+    sa.Column("at", sa.Float, nullable=False, index=True),
 )
 session_events = sa.Table(
     "session_events",
