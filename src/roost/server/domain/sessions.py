@@ -56,6 +56,8 @@ class SessionSpec(msgspec.Struct, frozen=True, kw_only=True):
     """What the user set; the session's own variables are added at launch."""
     tag: str | None = None
     resource_opts: dict[str, Any] = {}
+    exec_timeout_s: float | None = None
+    """How long each of its runs may take; one that takes longer ends the session too."""
     runtime: str | None = None
     min_rung: Rung = Rung.PROCESS
 

@@ -1,5 +1,6 @@
 """Instants as the API writes and reads them."""
 
+import contextlib
 import re
 from datetime import UTC, datetime
 
@@ -45,12 +46,24 @@ def parse_start(text: str, now: float) -> float:
     return at
 
 
-def _after(text: str, now: float) -> float:
+def parse_duration(text: str) -> float:
+    """Seconds of `1d6h`, `90s`, or `90`; with a sign before it.
+
+    Raises:
+        ValueError: it is no duration.
+    """
+    text = text.strip()
     if _SECONDS.fullmatch(text):
-        return now + float(text)
+        return float(text)
     found = _DURATION.fullmatch(text)
-    if found is not None and any(found[unit] for unit in _UNITS):
-        seconds = sum(float(found[unit] or 0) * seconds for unit, (_, seconds) in _UNITS.items())
-        return now - seconds if found["sign"] == "-" else now + seconds
+    if found is None or not any(found[unit] for unit in _UNITS):
+        raise ValueError(text)
+    seconds = sum(float(found[unit] or 0) * seconds for unit, (_, seconds) in _UNITS.items())
+    return -seconds if found["sign"] == "-" else seconds
+
+
+def _after(text: str, now: float) -> float:
+    with contextlib.suppress(ValueError):
+        return now + parse_duration(text)
     at = datetime.fromisoformat(text)
     return (at if at.tzinfo is not None else at.replace(tzinfo=UTC)).timestamp()

@@ -9,26 +9,28 @@ from roost.server.domain.sessions import Session
 from roost.server.http.context import answer, platform_of, session_of
 from roost.server.http.deliveries import Deliveries
 from roost.server.http.params import read_json
+from roost.server.http.work import ANSWERING, STARTING, read_completed, read_work
 from roost.server.services.runs import Polled
 from roost.wire.errors import InvalidParameters, RunNotFound
 
 DELIVERIES: web.AppKey[Deliveries] = web.AppKey("deliveries", Deliveries)
 
-MODES = ("query", "continue", "input", "user-input")
-
 
 async def execute(request: web.Request) -> web.StreamResponse:
     """`POST /session/{ref}`: start a run, or go on with one, and answer with its next part."""
-    run_id, mode, code = _read(await read_json(request))
+    work = read_work(await read_json(request))
     after = _after(request)
     session = await session_of(request)
     runs = platform_of(request).runs
-    if mode == "query":
-        run_id = (await runs.start(session, code, run_id=run_id)).run_id
+    if work.mode == "complete":
+        return _completed(await runs.complete(session, work.code))
+    run_id = work.run_id
+    if work.mode in STARTING:
+        run_id = (await runs.start(session, work.code, run_id=run_id, batch=work.batch)).run_id
     assert run_id is not None
     try:
-        if mode in ("input", "user-input"):
-            await runs.feed(session, run_id, prompt=None, text=code)
+        if work.mode in ANSWERING:
+            await runs.feed(session, run_id, prompt=None, text=work.code)
         await request.app[DELIVERIES].settle(session.id, run_id, _transport_of(request))
         polled = await runs.poll(session, run_id, after=after)
     except RunNotFound as error:
@@ -36,11 +38,22 @@ async def execute(request: web.Request) -> web.StreamResponse:
     return await _deliver(request, session, polled)
 
 
+async def complete(request: web.Request) -> web.Response:
+    """`POST /session/{ref}/complete`"""
+    text = read_completed(await read_json(request))
+    session = await session_of(request)
+    return _completed(await platform_of(request).runs.complete(session, text))
+
+
 async def interrupt(request: web.Request) -> web.Response:
     """`POST /session/{ref}/interrupt`"""
     session = await session_of(request)
     await platform_of(request).runs.interrupt(session)
     return web.Response(status=204)
+
+
+def _completed(completions: list[str]) -> web.Response:
+    return answer({"result": {"status": "finished", "completions": completions}})
 
 
 async def _deliver(request: web.Request, session: Session, polled: Polled) -> web.StreamResponse:
@@ -70,28 +83,6 @@ def _after(request: web.Request) -> int | None:
     if text is not None and not (text.isascii() and text.isdigit() and len(text) < 19):
         raise InvalidParameters(f"X-Roost-After must be a sequence number, not {text!r:.40}")
     return int(text) if text is not None else None
-
-
-def _read(body: Any) -> tuple[str | None, str, str]:
-    """Run id, mode and code, checked (§2)."""
-    if not isinstance(body, dict):
-        raise InvalidParameters("the body must be a JSON object")
-    if "runId" not in body:
-        raise InvalidParameters("runId is missing", hint="send null to let the server choose one")
-    run_id, mode, code = body["runId"], body.get("mode"), body.get("code")
-    if not mode:
-        raise InvalidParameters("mode is missing or empty", hint=f"one of {', '.join(MODES)}")
-    if mode not in MODES:
-        raise InvalidParameters(f"mode {mode!r:.80} is not available", hint=f"one of {', '.join(MODES)}")
-    if run_id is None and mode != "query":
-        raise InvalidParameters(f"mode {mode} needs the runId of a run")
-    if not isinstance(run_id, str | None):
-        raise InvalidParameters("runId must be a text or null")
-    if not isinstance(code, str | None):
-        raise InvalidParameters("code must be a text or null")
-    if not isinstance(body.get("options"), dict | None):
-        raise InvalidParameters("options must be an object or null")
-    return run_id, mode, code or ""
 
 
 def _result_view(polled: Polled) -> dict[str, Any]:

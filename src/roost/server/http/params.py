@@ -174,19 +174,49 @@ class Listing(Params):
     owner_access_key: str | None = None
 
 
+class BatchOptions(Params):
+    """`options` of a batch run (spec/execution.md §4.2)."""
+
+    clean: str | None = None
+    build: str | None = None
+    exec: str | None = None
+    build_log: bool | None = Field(default=None, validation_alias=AliasChoices("buildLog", "build_log"))
+    """Build output is always there."""
+
+
+class CompletionOptions(Params):
+    """Where the cursor stands (spec/execution.md §4.4)."""
+
+    row: Integer | None = Field(default=None, ge=0)
+    col: Integer | None = Field(default=None, ge=0)
+    line: str | None = None
+    post: str | None = None
+
+
 class RunOptions(Params):
     """Of one run."""
 
     echo: bool = True
+    timeout_s: Annotated[float, Field(strict=False, gt=0, le=1e9)] | None = None
+    clean: str | None = None
+    build: str | None = None
+    exec: str | None = None
 
 
 class RunStart(Params):
     """`POST /session/{ref}/runs`."""
 
-    code: str
+    code: str = ""
     run_id: str | None = None
-    mode: str = "query"
+    mode: Literal["query", "batch"] = "query"
     options: RunOptions = RunOptions()
+
+
+class Interruption(Params):
+    """`POST …/runs/{run}/interrupt`; in the query as well."""
+
+    owner_access_key: str | None = None
+    grace_s: Annotated[float, Field(strict=False, ge=0, le=60)] | None = None
 
 
 class Answer(Params):

@@ -40,6 +40,7 @@ def _session_routes(prefix: str) -> list[web.RouteDef]:
         web.delete(one, sessions.destroy_session),
         web.post(one, execute.execute),
         web.post(f"{one}/interrupt", execute.interrupt),
+        web.post(f"{one}/complete", execute.complete),
         web.get(f"{one}/logs", sessions.get_logs),
         web.post(f"{one}/rename", sessions.rename_session),
         web.get(f"{one}/history", sessions.get_history),

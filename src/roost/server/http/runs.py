@@ -6,10 +6,10 @@ import orjson
 from aiohttp import web
 
 from roost.server.http.context import answer, idempotency_key, platform_of, session_of
-from roost.server.http.params import Answer, RunStart, check, read_json
+from roost.server.http.params import Answer, Interruption, RunStart, check, read_json, read_params
 from roost.server.http.views import run_view
 from roost.wire.errors import InvalidParameters
-from roost.wire.runs import Event, EventKind
+from roost.wire.runs import BatchStages, Event, EventKind
 
 KEEP_ALIVE_S = 15.0
 """A stream that has nothing to say for so long says that it lives."""
@@ -23,9 +23,26 @@ async def start_run(request: web.Request) -> web.Response:
     if run_id is None and key is not None:
         run_id = f"key-{hashlib.sha256(key.encode()).hexdigest()[:32]}"
     run = await platform_of(request).runs.start(
-        session, params.code, run_id=run_id, mode=params.mode, echo=params.options.echo
+        session,
+        params.code,
+        run_id=run_id,
+        batch=_stages(params),
+        echo=params.options.echo,
+        timeout_s=params.options.timeout_s,
     )
     return answer({"run_id": run.run_id, "state": run.state.value}, 201 if run.created else 200)
+
+
+def _stages(params: RunStart) -> BatchStages | None:
+    options = params.options
+    stages = BatchStages(clean=options.clean or None, build=options.build or None, exec=options.exec or None)
+    if params.mode == "batch":
+        if params.code:
+            raise InvalidParameters("a batch run has no code", hint="put its commands into options")
+        return stages
+    if stages != BatchStages():
+        raise InvalidParameters("clean, build and exec are options of batch runs", hint='say `"mode": "batch"`')
+    return None
 
 
 async def list_runs(request: web.Request) -> web.Response:
@@ -52,8 +69,10 @@ async def answer_prompt(request: web.Request) -> web.Response:
 
 async def interrupt_run(request: web.Request) -> web.Response:
     """`POST …/runs/{run}/interrupt`"""
+    params = await read_params(request, Interruption)
     session = await session_of(request)
-    outcome = await platform_of(request).runs.interrupt(session, request.match_info["run"])
+    runs = platform_of(request).runs
+    outcome = await runs.interrupt(session, request.match_info["run"], grace_s=params.grace_s)
     return answer({"outcome": outcome.value})
 
 

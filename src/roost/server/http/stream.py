@@ -10,6 +10,7 @@ from aiohttp import WSMsgType, web
 
 from roost.server.domain.sessions import Session
 from roost.server.http.context import platform_of, session_of
+from roost.server.http.work import Work, read_start
 from roost.server.services.runs import Polled, Runs
 from roost.wire.errors import InvalidParameters, RoostError
 from roost.wire.runs import RunStatus
@@ -83,8 +84,8 @@ class _Execution:
             first = await self._socket.receive()
             if first.type not in (WSMsgType.TEXT, WSMsgType.BINARY):
                 return
-            code = _read_start(first.data)
-            run = await self._runs.start(self._session, code, run_id=self._run_id)
+            work = _read_start(first.data)
+            run = await self._runs.start(self._session, work.code, run_id=self._run_id, batch=work.batch)
             started = run.run_id
             reader = asyncio.create_task(self._read_lines(), name=f"stream-{started}")
             await self._follow(started, reader)
@@ -150,16 +151,12 @@ async def _send(socket: web.WebSocketResponse, message: dict[str, Any]) -> None:
     await socket.send_str(orjson.dumps(message).decode())
 
 
-def _read_start(text: Any) -> str:
+def _read_start(text: Any) -> Work:
     try:
         start = orjson.loads(text)
     except orjson.JSONDecodeError as error:
         raise InvalidParameters(f"the first message is not JSON: {error}") from None
-    if not isinstance(start, dict) or not isinstance(start.get("code") or "", str):
-        raise InvalidParameters("the first message must be an object with `code` and `mode`")
-    if start.get("mode") != "query":
-        raise InvalidParameters(f"mode {start.get('mode')!r:.80} is not available here", hint="use `query`")
-    return start.get("code") or ""
+    return read_start(start)
 
 
 def _part_view(part: Polled) -> dict[str, Any]:

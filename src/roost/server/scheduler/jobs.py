@@ -15,7 +15,7 @@ from roost.wire.sessions import SessionResult
 BOOTSTRAP_S = 3600.0
 """How long a bootstrap script may run."""
 
-_SCRIPT = "/home/work/bootstrap.sh"
+_SCRIPT = "bootstrap.sh"
 _LOOK_AGAIN_S = 600.0
 _BEHIND_ALL = 1 << 62
 """Read after this event, a run answers when it ends, and carries no output."""
@@ -59,7 +59,8 @@ async def run_job(agent: Agent, session: Session) -> Outcome | None:
         What it came to; None where the sandbox went away under it, of which the node tells.
     """
     command = BatchStages(exec=session.spec.startup_command)
-    run = RunSpec(run_id=job_id(session), code="", mode="batch", batch=command)
+    limit_s = session.spec.exec_timeout_s
+    run = RunSpec(run_id=job_id(session), code="", mode="batch", batch=command, timeout_s=limit_s)
     try:
         await agent.start(session.id, run)
         end = await _end_of(agent, session.id, run.run_id)

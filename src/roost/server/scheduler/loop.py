@@ -50,6 +50,7 @@ from roost.wire.errors import (
     SessionNotRunning,
 )
 from roost.wire.reasons import Reason
+from roost.wire.runs import RunEnd, RunStatus, RunSummary
 from roost.wire.sandboxes import SandboxEnded, SandboxInfo, SandboxSpec, SandboxState, SandboxStats
 from roost.wire.sessions import SessionResult, SessionType
 from roost.wire.sessions import SessionState as S
@@ -247,6 +248,20 @@ class Scheduler:
             with contextlib.suppress(Conflict):  # it was renamed, or one of the above
                 await self._ledger.decide(session, outcome)
         await self.end(session, _TASK_FINISHED)
+
+    def on_run_ended(self, session_id: str, run: RunSummary) -> None:
+        """End a session one of whose runs took longer than the session allows."""
+        end = run.end
+        if end is not None and end.status is RunStatus.EXEC_TIMEOUT:
+            self._spawn(self._end_for_time(session_id, end), f"exec-timeout-{session_id}")
+
+    async def _end_for_time(self, session_id: str, end: RunEnd) -> None:
+        session = await self._ledger.get(session_id)
+        limit_s = session.spec.exec_timeout_s
+        if limit_s is None or end.reason is None or end.reason.limit != round(limit_s * 1000):
+            return  # the run had a limit of its own
+        if session.spec.type is not SessionType.BATCH and session.state is S.RUNNING:
+            await self.end(session, end.reason)
 
     async def _outcome(self, session: Session, reason: Reason) -> Outcome | None:
         """What a session that ends has come to, where that is not written down."""

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import structlog
@@ -12,7 +12,7 @@ from roost.server.scheduler.ledger import Ledger
 from roost.server.store import runs as rows
 from roost.server.store.base import Store
 from roost.wire.errors import SessionNotFound
-from roost.wire.runs import RunState
+from roost.wire.runs import RunState, RunSummary
 from roost.wire.sessions import SessionState as S
 
 BATCH_S = 0.5
@@ -25,7 +25,11 @@ log = structlog.get_logger(__name__)
 class RunRecorder:
     """Hears of runs that end, and writes a row for each; what a crash kept from it, it looks up when it opens."""
 
-    def __init__(self, store: Store, engine: Engine, ledger: Ledger) -> None:
+    def __init__(
+        self, store: Store, engine: Engine, ledger: Ledger, on_ended: Callable[[str, RunSummary], None]
+    ) -> None:
+        """`on_ended` is told of each, perhaps again after a crash."""
+        self._on_ended = on_ended
         self._store = store
         self._engine = engine
         self._ledger = ledger
@@ -42,7 +46,7 @@ class RunRecorder:
                     agent = await self._engine.agent(session.node_id)
                     for run in await agent.runs(session.id):
                         if run.state is RunState.ENDED:
-                            self._ended.put_nowait((session.id, run))
+                            self._hear((session.id, run))
         self._spawn(self._write(), "run-recorder")
 
     async def aclose(self) -> None:
@@ -56,7 +60,11 @@ class RunRecorder:
     async def _listen(self, node_id: str) -> None:
         agent = await self._engine.agent(node_id)
         async for ended in agent.finished():
-            self._ended.put_nowait(ended)
+            self._hear(ended)
+
+    def _hear(self, ended: rows.Ended) -> None:
+        self._ended.put_nowait(ended)
+        self._on_ended(*ended)
 
     async def _write(self) -> None:
         while True:

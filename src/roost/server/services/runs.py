@@ -14,7 +14,19 @@ from roost.server.store.base import Store
 from roost.wire.agent import Agent
 from roost.wire.errors import InvalidParameters, RunNotFound, SessionNotFound, SessionNotRunning
 from roost.wire.ids import RUN_ID, new_run_id
-from roost.wire.runs import SESSION_RUN, Event, EventKind, InterruptOutcome, Page, RunEnd, RunSpec, RunState, RunSummary
+from roost.wire.runs import (
+    SESSION_RUN,
+    BatchStages,
+    Event,
+    EventKind,
+    InterruptOutcome,
+    Page,
+    RunEnd,
+    RunSpec,
+    RunState,
+    RunStatus,
+    RunSummary,
+)
 from roost.wire.sessions import SessionState
 
 POLL_S = 2.0
@@ -51,16 +63,30 @@ class Runs:
         """The poll that waits on a run now; a newer one takes over and lets its time run out."""
 
     async def start(
-        self, session: Session, code: str, *, run_id: str | None = None, mode: str = "query", echo: bool = True
+        self,
+        session: Session,
+        code: str,
+        *,
+        run_id: str | None = None,
+        batch: BatchStages | None = None,
+        echo: bool = True,
+        timeout_s: float | None = None,
     ) -> RunSummary:
-        """Accept a run (see `Agent.start`).
+        """Accept a run of code, or of the stages of a batch (see `Agent.start`).
+
+        Args:
+            session: it has to run.
+            code: nothing in a batch.
+            run_id: chosen by the client, or None.
+            batch: what a batch run does; None executes the code.
+            echo: whether the value of the last expression is a result.
+            timeout_s: how long it may run, in seconds; the session's own limit holds too.
 
         Raises:
-            InvalidParameters: the run id or mode is none.
+            InvalidParameters: the run id is none.
             SessionNotRunning: the session does not run, with the reason.
+            TooManyRuns: too many wait in the session.
         """
-        if mode != "query":
-            raise InvalidParameters(f"mode {mode!r} is not available here", hint="use `query`")
         if run_id is not None and not RUN_ID.fullmatch(run_id):
             raise InvalidParameters(
                 f"not a run id: {run_id!r:.100}", hint="1 to 64 letters, digits and `_ . : -`, or leave it to us"
@@ -68,16 +94,30 @@ class Runs:
         if run_id is not None and is_kept_for_job(session, run_id):
             raise InvalidParameters(f"run id {run_id} is kept for the session's command", hint="choose another run id")
         agent = await self._running(session)
-        spec = RunSpec(run_id=run_id or new_run_id(), code=code, mode=mode, echo=echo)
+        limits_s = [limit_s for limit_s in (timeout_s, session.spec.exec_timeout_s) if limit_s is not None]
+        spec = RunSpec(
+            run_id=run_id or new_run_id(),
+            code=code if batch is None else "",
+            mode="query" if batch is None else "batch",
+            echo=echo,
+            batch=batch,
+            timeout_s=min(limits_s, default=None),
+        )
         return await agent.start(session.id, spec)
 
     async def feed(self, session: Session, run_id: str, *, prompt: int | None, text: str | None) -> None:
         """Answer a prompt (see `Agent.feed`)."""
         await (await self._running(session)).feed(session.id, run_id, prompt=prompt, text=text)
 
-    async def interrupt(self, session: Session, run_id: str | None = None) -> InterruptOutcome:
-        """Interrupt a run, or whatever runs now."""
-        return await (await self._running(session)).interrupt(session.id, run_id)
+    async def interrupt(
+        self, session: Session, run_id: str | None = None, *, grace_s: float | None = None
+    ) -> InterruptOutcome:
+        """Interrupt a run, or whatever runs now (see `Agent.interrupt`)."""
+        return await (await self._running(session)).interrupt(session.id, run_id, grace_s=grace_s)
+
+    async def complete(self, session: Session, text: str) -> list[str]:
+        """What the end of a text may become (see `Agent.complete`)."""
+        return await (await self._running(session)).complete(session.id, text)
 
     async def list(self, session: Session) -> list[RunSummary]:
         """The session's runs, oldest first."""
@@ -182,6 +222,9 @@ async def _gather(agent: Agent, session_id: str, run_id: str, cursor: int, wait_
             has_output = True
             deadline = min(deadline, time.monotonic() + GATHER_S)
         events += page.events
+        stage = next((index for index, event in enumerate(events) if event.kind is EventKind.STAGE), None)
+        if stage is not None:  # what comes behind it is for the next part
+            return _polled(run_id, events[: stage + 1], page, cursor)
         size += sum(_size(event) for event in page.events)
         at_end = page.run.last_seq <= (events[-1].seq if events else cursor)
         settled = at_end and page.run.state in (RunState.ENDED, RunState.WAITING)
@@ -202,7 +245,12 @@ def _polled(run_id: str, events: list[Event], page: Page, cursor: int) -> Polled
     status: str = "continued"
     options: dict[str, Any] | None = None
     exit_code: int | None = None
-    if end is not None:
+    last = events[-1] if events else None
+    if last is not None and last.kind is EventKind.STAGE:
+        status, exit_code = f"{last.data['stage']}-finished", last.data["exit_code"]
+    elif end is not None and end.status is RunStatus.EXEC_TIMEOUT:
+        status = "exec-timeout"
+    elif end is not None:
         status, exit_code = "finished", exit_code_of(end)
     elif page.run.state is RunState.WAITING and page.run.last_seq <= seq:
         status = "waiting-input"

@@ -1,6 +1,7 @@
 """Creating, finding, explaining and ending sessions."""
 
 import asyncio
+import math
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,7 +12,7 @@ from roost.server.auth.base import Caller
 from roost.server.domain.dependencies import MAX_GRAPH_DEPTH, MAX_GRAPH_NODES, DependencyNode, dependency_tree
 from roost.server.domain.resources import complete_slots
 from roost.server.domain.sessions import BEING_PREPARED, NEEDS_FORCE, Happening, Session, SessionSpec
-from roost.server.domain.times import parse_start
+from roost.server.domain.times import parse_duration, parse_start
 from roost.server.events.base import EventBus, Subscription
 from roost.server.scheduler.ledger import Ledger, topic_of
 from roost.server.scheduler.loop import Scheduler
@@ -44,7 +45,8 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     resources: Mapping[str, Any] = {}
     """Amounts as written, by slot."""
     resource_opts: Mapping[str, Any] = {}
-    """`shmem`; and ours: `runtime`, the runtime to take, and `min_rung`, the least isolation to accept."""
+    """`shmem`; and ours: `runtime`, the runtime to take, `min_rung`, the least isolation to accept, and `exec_timeout`,
+    how long each run may take."""
     type: SessionType = SessionType.INTERACTIVE
     startup_command: str | None = None
     starts_at: str | None = None
@@ -163,6 +165,7 @@ class Sessions:
                     resource_opts=dict(wanted.resource_opts),
                     runtime=_runtime(wanted.resource_opts),
                     min_rung=_rung(wanted.resource_opts),
+                    exec_timeout_s=_exec_timeout(wanted.resource_opts),
                 ),
                 created_at=now,
                 status_changed=now,
@@ -325,6 +328,19 @@ def _runtime(options: Mapping[str, Any]) -> str | None:
     if name is not None and not isinstance(name, str):
         raise InvalidParameters("resource_opts.runtime must be a name", hint="`roost doctor` lists the runtimes")
     return name
+
+
+def _exec_timeout(options: Mapping[str, Any]) -> float | None:
+    value = options.get("exec_timeout")
+    if value is None:
+        return None
+    try:
+        seconds = parse_duration(str(value))
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < math.inf:
+        raise InvalidParameters("resource_opts.exec_timeout is no duration", hint="seconds, or such as 90s, 5m, 1h30m")
+    return seconds
 
 
 def _rung(options: Mapping[str, Any]) -> Rung:
