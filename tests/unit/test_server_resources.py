@@ -97,18 +97,39 @@ IMAGES = host_images(
         ("python:latest", "python:3.12"),
         ("python:3.12", "python:3.12"),
         ("python:3.11", "python:3.11"),
+        ("lablup/python", "python:3.12"),
+        ("lablup/python:3.11", "python:3.11"),
+        ("index.docker.io/lablup/python:latest", "python:3.12"),
+        ("index.docker.io/lablup/python:3.11-ubuntu20.04", "python:3.11"),
     ],
 )
 def test_the_newest_interpreter_of_a_language_has_its_plain_name(reference: str, found: str) -> None:
     assert find_image(reference, IMAGES).reference == found
 
 
-@pytest.mark.parametrize("reference", ["ruby", "python:2.7", "index.docker.io/lablup/python:3.11", ""])
+@pytest.mark.parametrize(
+    "reference",
+    [
+        "ruby",
+        "python:2.7",
+        "index.docker.io/lablup/python:3.9",
+        "index.docker.io/other/python:3.11",
+        "cr.example.com:5000/stable/python:3.11",
+        "cr.example.com:5000/python",
+        "",
+    ],
+)
 def test_an_unknown_image_is_refused_with_those_that_are_there(reference: str) -> None:
     with pytest.raises(ImageNotFound) as refused:
         find_image(reference, IMAGES)
 
     assert "python:3.12, python:3.11" in str(refused.value.hint)
+
+
+@pytest.mark.parametrize("reference", ["python:", "lablup/python:-3", "python:3.11:3.12"])
+def test_a_tag_that_is_none_is_refused(reference: str) -> None:
+    with pytest.raises(InvalidParameters, match="not an image reference"):
+        find_image(reference, IMAGES)
 
 
 def test_an_image_has_an_architecture_by_any_of_its_names() -> None:

@@ -11,6 +11,9 @@ from roost.wire.errors import ImageNotFound, InvalidParameters
 from roost.wire.sandboxes import Interpreter
 
 TAG = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9-._]*[A-Za-z0-9])?", re.ASCII)
+REGISTRY = "index.docker.io/"
+NAMESPACE = "lablup"
+"""What a reference without either means in the compatible API."""
 
 
 class Image(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,16 +50,25 @@ def find_image(reference: str, images: Iterable[Image], architecture: str | None
         ImageNotFound: there is none; the hint names those that are there.
     """
     known = list(images)
-    _, colon, tag = reference.rpartition(":")
-    if colon and not TAG.fullmatch(tag):
-        raise InvalidParameters(f"not an image reference: {reference!r}", hint="registry/repository:tag")
+    short = _short(reference)
     for image in known:
-        if reference == image.reference or reference in image.aliases:
+        if short == image.reference or short in image.aliases:
             if architecture is None or _architecture(architecture) == image.architecture:
                 return image
             raise ImageNotFound(f"there is no image {reference!r} for {architecture}")
     names = ", ".join(image.reference for image in known) or "none"
     raise ImageNotFound(f"there is no image {reference!r}", hint=f"the images here are {names}")
+
+
+def _short(reference: str) -> str:
+    """A reference as host images are named: without the default registry, its namespace and the tag's platform."""
+    path, slash, last = reference.removeprefix(REGISTRY).rpartition("/")
+    name, colon, tag = last.partition(":")
+    if colon and not TAG.fullmatch(tag):
+        raise InvalidParameters(f"not an image reference: {reference!r}", hint="registry/repository:tag")
+    if slash and path != NAMESPACE:
+        return reference
+    return name + colon + (tag.partition("-")[0] if slash else tag)
 
 
 def _architecture(name: str) -> str:
