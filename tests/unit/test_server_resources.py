@@ -85,7 +85,10 @@ def test_amounts_are_told_as_people_write_them() -> None:
 
 
 IMAGES = host_images(
-    [Interpreter(language="python", version=version, path=f"/usr/bin/python{version}") for version in ("3.12", "3.11")],
+    [
+        Interpreter(language=language, version=version, path=f"/usr/bin/{language}{version}")
+        for language, version in (("python", "3.12"), ("python", "3.11"), ("lua", "5.4"), ("shell", "5.2"))
+    ],
     "x86_64",
 )
 
@@ -101,6 +104,11 @@ IMAGES = host_images(
         ("lablup/python:3.11", "python:3.11"),
         ("index.docker.io/lablup/python:latest", "python:3.12"),
         ("index.docker.io/lablup/python:3.11-ubuntu20.04", "python:3.11"),
+        ("python:3", "python:3.12"),
+        ("lua", "lua:5.4"),
+        ("bash", "shell:5.2"),
+        ("bash:5.2", "shell:5.2"),
+        ("lablup/shell:5-debian12", "shell:5.2"),
     ],
 )
 def test_the_newest_interpreter_of_a_language_has_its_plain_name(reference: str, found: str) -> None:

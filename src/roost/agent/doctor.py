@@ -5,7 +5,7 @@ import platform
 
 import msgspec
 
-from roost.agent.interpreters import find_interpreters
+from roost.agent.interpreters import survey
 from roost.runtimes import cgroups
 from roost.runtimes.base import runtimes
 from roost.wire.sandboxes import Interpreter, Rung, RuntimeProbe
@@ -19,6 +19,8 @@ class Diagnosis(msgspec.Struct, frozen=True, kw_only=True):
     runtimes: list[RuntimeProbe]
     cgroup_controllers: list[str]
     interpreters: list[Interpreter]
+    refused: list[tuple[str, str]]
+    """Programs that no image is made of, and why."""
     user: str
     kernel: str
 
@@ -28,6 +30,7 @@ def diagnose() -> Diagnosis:
     probes = [runtime.probe() for runtime in runtimes().values()]
     usable = [probe.rung for probe in probes if probe.available and probe.runtime != "process"]
     controllers = sorted(cgroups.here().controllers)
+    found = survey()
     rung = max(usable, default=Rung.PROCESS)
     if rung is Rung.NAMESPACES_AND_LIMITS and not controllers:
         rung = Rung.NAMESPACES
@@ -35,7 +38,8 @@ def diagnose() -> Diagnosis:
         rung=rung,
         runtimes=probes,
         cgroup_controllers=controllers,
-        interpreters=find_interpreters(),
+        interpreters=found.interpreters,
+        refused=found.refused,
         user="root" if os.getuid() == 0 else f"uid {os.getuid()}",
         kernel=platform.release(),
     )
@@ -55,4 +59,5 @@ def describe(diagnosis: Diagnosis) -> str:
                 lines.append(f"  hint: {mend}")
     names = [f"{interpreter.language} {interpreter.version}" for interpreter in diagnosis.interpreters]
     lines.append(f"images: {', '.join(names) or 'none: no interpreter in /usr/bin'}")
+    lines += [f"  no image of {path}: {why}" for path, why in diagnosis.refused]
     return "\n".join(lines)

@@ -17,7 +17,7 @@ import structlog
 
 from roost.agent.files import HomeFiles
 from roost.agent.install import install_runner
-from roost.agent.interpreters import find_interpreters
+from roost.agent.interpreters import remembering_interpreters
 from roost.agent.journal import CAP_BYTES, LogWriter
 from roost.agent.sandbox import LiveSandbox, SessionRuns, until_written
 from roost.agent.sweep import boot_id, is_alive, kill_all, remove_group, remove_tree, start_time
@@ -126,6 +126,7 @@ class LocalAgent(Agent):
             (self._data, 0o711),
             (self._sandboxes, 0o711),
             (self._logs, 0o700),
+            (self._images, 0o711),
             (self._run_dir, 0o711),
         ):
             folder.mkdir(parents=True, exist_ok=True)
@@ -168,7 +169,7 @@ class LocalAgent(Agent):
     # Sandboxes
 
     async def interpreters(self) -> list[Interpreter]:
-        return await asyncio.to_thread(find_interpreters)
+        return await asyncio.to_thread(remembering_interpreters, self._images / "programs.json")
 
     async def probe(self) -> list[RuntimeProbe]:
         return [runtime.probe() for runtime in self._runtimes.values()]
@@ -521,6 +522,10 @@ class LocalAgent(Agent):
     @property
     def _sandboxes(self) -> Path:
         return self._data / "sandboxes"
+
+    @property
+    def _images(self) -> Path:
+        return self._data / "images"
 
     @property
     def _logs(self) -> Path:

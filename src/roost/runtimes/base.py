@@ -78,6 +78,16 @@ def launch_log(folder: Path) -> BinaryIO:
     return open(folder / "launch.log", "ab", opener=lambda path, flags: os.open(path, flags, 0o600))
 
 
+def session_settings(spec: SandboxSpec, home: str) -> dict[str, Any]:
+    """What the runner is told of its session (docs/protocol/runner.md, section 4), as seen inside the sandbox."""
+    return {
+        "home": home,
+        "environ": {**spec.environ, "HOME": home},
+        "language": spec.interpreter.language,
+        "program": spec.interpreter.path,
+    }
+
+
 @contextlib.contextmanager
 def settings_file(settings: Mapping[str, Any]) -> Iterator[int]:
     """The runner's settings as a descriptor for it to inherit: every user of the host can read an argument list."""

@@ -14,7 +14,7 @@ from importlib import import_module
 from pathlib import Path
 
 from roost.runtimes import seccomp
-from roost.runtimes.base import HOME, Place, Runtime, SandboxHandle, launch_log, settings_file
+from roost.runtimes.base import HOME, Place, Runtime, SandboxHandle, launch_log, session_settings, settings_file
 from roost.runtimes.keeper import KeeperClient
 from roost.runtimes.programs import first_closed, install_program
 from roost.wire.errors import AgentError
@@ -73,7 +73,7 @@ class BubblewrapRuntime(Runtime):
         bwrap = await asyncio.to_thread(_bwrap_for, place)
         read_info, write_info = os.pipe2(os.O_CLOEXEC)
         program = os.memfd_create("seccomp", os.MFD_CLOEXEC)
-        settings = {"socket_fd": LISTENER_FD, "ready_fd": READY_FD, "home": HOME, "environ": spec.environ}
+        settings = {"socket_fd": LISTENER_FD, "ready_fd": READY_FD, **session_settings(spec, HOME)}
         try:
             os.write(program, self._filter())
             os.lseek(program, 0, os.SEEK_SET)
@@ -160,7 +160,7 @@ def command(bwrap: str, profile: Profile, spec: SandboxSpec) -> list[str]:
         bwrap,
         *(argument for line in profile.values() for argument in line),
         *("--info-fd", str(INFO_FD)),
-        *("--", spec.interpreter.path, "-I", "-S", f"{RUNNER}/__main__.py", str(SETTINGS_FD)),
+        *("--", spec.interpreter.runs_runner, "-I", "-S", f"{RUNNER}/__main__.py", str(SETTINGS_FD)),
     ]
 
 
@@ -173,7 +173,9 @@ def _system() -> list[str]:
             arguments += ["--symlink", os.readlink(link), str(link)]
         elif link.is_dir():
             arguments += ["--ro-bind", str(link), str(link)]
-    for name in ("ld.so.cache", "localtime", "alternatives", "ssl/certs", "mime.types"):
+    # Some languages do not start without their settings.
+    languages = (*sorted(path.name for path in Path("/etc").glob("java-*-openjdk")), "R", "julia", "php")
+    for name in ("ld.so.cache", "localtime", "alternatives", "ssl/certs", "mime.types", *languages):
         if Path("/etc", name).exists():
             arguments += ["--ro-bind", f"/etc/{name}", f"/etc/{name}"]
     return arguments

@@ -1,6 +1,6 @@
 """No isolation but a home of its own, rlimits and, as root, a uid of its own. Only when asked for by name."""
 
-from roost.runtimes.base import Place, Runtime, SandboxHandle, launch_log, settings_file
+from roost.runtimes.base import Place, Runtime, SandboxHandle, launch_log, session_settings, settings_file
 from roost.runtimes.keeper import KeeperClient
 from roost.wire.sandboxes import Isolation, Rung, RuntimeProbe, SandboxSpec
 
@@ -24,13 +24,8 @@ class ProcessRuntime(Runtime):
         return Isolation(rung=Rung.PROCESS, gives=gives)
 
     async def launch(self, spec: SandboxSpec, place: Place, keeper: KeeperClient) -> SandboxHandle:
-        settings = {
-            "socket_fd": 3,
-            "ready_fd": 4,
-            "home": str(place.home),
-            "environ": {**spec.environ, "HOME": str(place.home)},
-        }
-        argv = [spec.interpreter.path, "-I", "-S", str(place.runner / "__main__.py"), "5"]
+        settings = {"socket_fd": 3, "ready_fd": 4, **session_settings(spec, str(place.home))}
+        argv = [spec.interpreter.runs_runner, "-I", "-S", str(place.runner / "__main__.py"), "5"]
         with launch_log(place.folder) as log, settings_file(settings) as descriptor:
             pid, start_time = await keeper.spawn(
                 argv,

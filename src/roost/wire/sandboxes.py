@@ -34,12 +34,18 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Interpreter(msgspec.Struct, frozen=True, kw_only=True):
-    """The program of a host image that runs our runner."""
+    """The program of a host image: an interpreter or a compiler. Paths are absolute, as seen inside the sandbox."""
 
     language: str
     version: str
     path: str
-    """Absolute, as seen inside the sandbox."""
+    python: str | None = None
+    """The Python that executes the runner; None where `path` does."""
+
+    @property
+    def runs_runner(self) -> str:
+        """The path of the Python that executes the runner."""
+        return self.python or self.path
 
 
 class SandboxSpec(msgspec.Struct, frozen=True, kw_only=True):

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from types import MappingProxyType
 
 import msgspec
@@ -14,6 +14,8 @@ TAG = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9-._]*[A-Za-z0-9])?", re.ASCII)
 REGISTRY = "index.docker.io/"
 NAMESPACE = "lablup"
 """What a reference without either means in the compatible API."""
+ALSO = MappingProxyType({"shell": ("bash",), "nodejs": ("node",), "golang": ("go",), "c": ("gcc",)})
+"""Names of languages that people use besides those of the compatible API."""
 
 
 class Image(msgspec.Struct, frozen=True, kw_only=True):
@@ -30,16 +32,33 @@ class Image(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def host_images(interpreters: Iterable[Interpreter], architecture: str) -> list[Image]:
-    """An image `language:version` for each interpreter; the first of a language is also plain `language`."""
+    """An image `language:version` for each interpreter.
+
+    The first of a language is also plain `language`, and the first of each major version `language:major`.
+    """
     images: list[Image] = []
     named: set[str] = set()
     for interpreter in interpreters:
-        language = interpreter.language
-        aliases = () if language in named else (language, f"{language}:latest")
-        named.add(language)
-        reference = f"{language}:{interpreter.version}"
-        images.append(Image(reference=reference, aliases=aliases, architecture=architecture, interpreter=interpreter))
+        aliases = [alias for alias in _names(interpreter) if alias not in named]
+        named.update(aliases)
+        reference = aliases[0]
+        images.append(
+            Image(
+                reference=reference,
+                aliases=tuple(aliases[1:]),
+                architecture=architecture,
+                interpreter=interpreter,
+            )
+        )
     return images
+
+
+def _names(interpreter: Interpreter) -> Iterator[str]:
+    """Everything that an image of this interpreter may be called, its reference first."""
+    major = interpreter.version.partition(".")[0]
+    for language in (interpreter.language, *ALSO.get(interpreter.language, ())):
+        yield f"{language}:{interpreter.version}"
+        yield from (language, f"{language}:latest", f"{language}:{major}")
 
 
 def find_image(reference: str, images: Iterable[Image], architecture: str | None = None) -> Image:
