@@ -103,7 +103,8 @@ class Agent(ABC):
     def build(self, request: EnvironmentRequest) -> AsyncGenerator[str | Environment, None]:
         """Make an environment of packages, unless it is there.
 
-        Gives what the builder says, and at the end the environment. A caller that does not read to the end gives the build up: `aclose` leaves nothing of it.
+        Gives what the builder says, and at the end the environment. A caller that does not read to the end gives the
+        build up: `aclose` leaves nothing of it.
 
         Raises:
             InvalidParameters: the requirements cannot be met; the message has the builder's last lines.
