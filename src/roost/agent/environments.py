@@ -83,8 +83,16 @@ class EnvironmentStore:
 
         Raises:
             InvalidParameters: the requirements cannot be met by wheels.
-            AgentError: uv is missing, or takes too long.
+            AgentError: uv is missing or takes too long, or there is no space.
         """
+        try:
+            async with aclosing(self._build(request)) as steps:
+                async for step in steps:
+                    yield step
+        except OSError as error:
+            raise AgentError(f"the environment cannot be written: {error}", hint="is the disk full?") from error
+
+    async def _build(self, request: EnvironmentRequest) -> AsyncGenerator[str | Environment, None]:
         environ = await uv_environ(self._cache, os.environ)
         lock = request.lock
         if lock is None:

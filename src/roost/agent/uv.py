@@ -122,7 +122,6 @@ async def execute(
             stderr=asyncio.subprocess.STDOUT,
             env=dict(environ),
             cwd=cwd,
-            umask=0o022,
             start_new_session=True,
             limit=1 << 20,
         )

@@ -47,7 +47,8 @@ async def build_image(request: web.Request) -> web.StreamResponse:
         body = problem_of(error).body
         assert isinstance(body, bytes)
         await response.write(b"event: problem\ndata: %s\n\n" % body)
-    await response.write_eof()
+    finally:  # whatever it was, nobody may wait for the rest
+        await response.write_eof()
     return response
 
 
