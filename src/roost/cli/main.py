@@ -2,6 +2,7 @@
 
 import click
 
+from roost.cli.images import image
 from roost.cli.output import Group
 from roost.cli.run import run
 from roost.cli.server import doctor, down, serve, status, up
@@ -15,5 +16,5 @@ def main() -> None:
     """Run code in isolated, long-lived sessions."""
 
 
-for command in (run, up, down, status, serve, doctor, ps, why, rm):
+for command in (run, up, down, status, serve, doctor, ps, why, rm, image):
     main.add_command(command)

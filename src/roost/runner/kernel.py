@@ -49,7 +49,7 @@ def main(control: int, sync: int, stdout: int, stderr: int, settings: Settings) 
     code = 1
     try:
         leave_runner(control, sync, stdout, stderr)
-        _settle_in(settings.home, settings.environ)
+        _settle_in(settings.home, settings.environ, settings.program)
         Kernel(control, sync).serve()
         code = 0
     except BaseException:
@@ -61,7 +61,7 @@ def main(control: int, sync: int, stdout: int, stderr: int, settings: Settings) 
         os._exit(code)
 
 
-def _settle_in(home: str, environ: dict[str, str]) -> None:
+def _settle_in(home: str, environ: dict[str, str], program: str) -> None:
     os.environ.clear()
     os.environ.update(environ)
     # There is no screen, so matplotlib would look for one in vain.
@@ -69,6 +69,10 @@ def _settle_in(home: str, environ: dict[str, str]) -> None:
     time.tzset()
     os.chdir(home)
     sys.argv = [""]
+    if program != sys.executable:
+        # That of an environment of packages, which `site` recognizes by it; processes that user code starts get it too.
+        sys.executable = program
+        sys.prefix = sys.exec_prefix = os.path.dirname(os.path.dirname(program))
     # The runner was started with -S and -I to be quick and safe; the user wants what is installed.
     sys.path[:0] = ["", *filter(None, environ.get("PYTHONPATH", "").split(os.pathsep))]
     try:

@@ -24,7 +24,8 @@ class ProcessRuntime(Runtime):
         return Isolation(rung=Rung.PROCESS, gives=gives)
 
     async def launch(self, spec: SandboxSpec, place: Place, keeper: KeeperClient) -> SandboxHandle:
-        settings = {"socket_fd": 3, "ready_fd": 4, **session_settings(spec, str(place.home))}
+        environment = None if place.environment is None else str(place.environment)
+        settings = {"socket_fd": 3, "ready_fd": 4, **session_settings(spec, str(place.home), environment)}
         argv = [spec.interpreter.runs_runner, "-I", "-S", str(place.runner / "__main__.py"), "5"]
         with launch_log(place.folder) as log, settings_file(settings) as descriptor:
             pid, start_time = await keeper.spawn(

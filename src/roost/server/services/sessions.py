@@ -143,7 +143,7 @@ class Sessions:
                 minimum=image.minimum,
                 maximum=image.maximum,
                 default=image.default,
-                shmem=wanted.resource_opts.get("shmem"),
+                shmem=wanted.resource_opts.get("shmem", image.shmem),
             )
             session = Session(
                 id=new_session_id(),
@@ -160,6 +160,7 @@ class Sessions:
                     callback_url=wanted.callback_url,
                     bootstrap_script=wanted.bootstrap_script or None,
                     interpreter=image.interpreter,
+                    environment=image.environment,
                     slots=slots,
                     named=frozenset(slot for slot, amount in wanted.resources.items() if amount),
                     environ=wanted.environ,
