@@ -39,7 +39,7 @@ def unreachable_index() -> str:
     """Why the package index cannot be reached; empty where it can."""
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "requirements.txt").write_text("six\n")
-        uv = asyncio.run(set_up_uv(Path(folder), os.environ, "/usr/bin/python3"))
+        uv = asyncio.run(set_up_uv(Path(folder, "cache"), os.environ, "/usr/bin/python3"))
         argv = [uv.program, "pip", "compile", *uv.options, "--quiet", "requirements.txt"]
         asked = subprocess.run(
             argv, env=uv.environ, cwd=folder, capture_output=True, text=True, timeout=60, check=False

@@ -488,7 +488,7 @@ INSTEAD = {
 # file and text of the runner that are cut out
 CUTS = {
     CLOSED_MEMORY: ("runner.py", "system.set_dumpable(False)"),
-    CLOSED_DESCRIPTORS: ("kernel.py", "system.close_all_but({0, 1, 2, control, sync})"),
+    CLOSED_DESCRIPTORS: ("settling.py", "system.close_all_but({0, 1, 2, control, sync})"),
     IGNORED_SIGNALS: ("runner.py", "signal.SIGINT, "),
 }
 
