@@ -1,7 +1,6 @@
 """What a user types, on a machine where nothing is configured: real processes, a real server, real sandboxes."""
 
 import asyncio
-import contextlib
 import json
 import os
 import pty
@@ -237,14 +236,11 @@ def test_the_sdk_is_there_for_async_code_too(bare: Path) -> None:
 
 
 def test_the_compatible_face_works_with_what_the_server_wrote(bare: Path) -> None:
-    from ai.backend.client.exceptions import APIVersionWarning, BackendAPIError
+    from ai.backend.client.exceptions import BackendAPIError
     from ai.backend.client.session import Session
 
     command("up")
-    api = Session()
-    with pytest.warns(APIVersionWarning, match="newer"):
-        api.open()
-    with contextlib.closing(api):
+    with Session() as api:
         session = api.ComputeSession.get_or_create("python", name="class-8")
         again = api.ComputeSession.get_or_create("python", name="class-8")
         result = session.execute(code="1+1", mode="query")

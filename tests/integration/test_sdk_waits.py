@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from roost.client.handle import async_session
+from roost.client.handle import SessionSettings, async_session
 from roost.wire.errors import SessionNotRunning
 from tests.servers import Caller, a_server
 
@@ -52,17 +52,8 @@ async def test_who_gives_up_waiting_leaves_nothing_in_the_queue(data_dir: Path) 
         assert session["status"] == "CANCELLED"
 
 
-async def test_a_session_that_cannot_start_is_an_error_with_its_reason(
-    server: Caller, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from roost.client import handle
-
-    made = handle.creation_body
-    monkeypatch.setattr(
-        handle,
-        "creation_body",
-        lambda name, image: made(name, image) | {"config": {"resource_opts": {"runtime": "no-such"}}},
-    )
+async def test_a_session_that_cannot_start_is_an_error_with_its_reason(server: Caller) -> None:
+    settings = SessionSettings(resource_opts={"runtime": "no-such"})
 
     with pytest.raises(SessionNotRunning, match="no-such"):
-        await async_session("class-7", target=server.target).__aenter__()
+        await async_session("class-7", settings=settings, target=server.target).__aenter__()

@@ -68,11 +68,17 @@ class ClientServer:
         self.runs: dict[str, ServedRun] = {}
         self.requests: list[tuple[str, str]] = []
         self.bodies: list[Any] = []
+        self.keys: list[str | None] = []
+        """The `Idempotency-Key` of each creation."""
         self.cut_after: int | None = None
         """Close each event stream after so many events."""
         self.lose_starts = 0
         """Break so many connections after a start was accepted and before it is answered."""
         self.version = "v7.20230615"
+        self.is_roost = False
+        """Whether it says that it is a server of ours."""
+        self.lose_creations = 0
+        """Break so many connections after a creation was done and before it is answered."""
         self.announcement: dict[str, Any] = {"enabled": False, "message": ""}
         self.archive: Callable[[str], bytes] = lambda name: tar_of(name, self.files[name])
 
@@ -151,7 +157,8 @@ class ClientServer:
         return self.runs[request.match_info["run"]]
 
     async def _hello(self, request: web.Request) -> web.Response:
-        return web.json_response({"version": self.version, "manager": "test"})
+        ours = {"roost": "1"} if self.is_roost else {}
+        return web.json_response({"version": self.version, "manager": "test"} | ours)
 
     async def _announce(self, request: web.Request) -> web.Response:
         return web.json_response(self.announcement)
@@ -159,8 +166,13 @@ class ClientServer:
     async def _create(self, request: web.Request) -> web.Response:
         body = await request.json()
         self.bodies.append(body)
+        self.keys.append(request.headers.get("Idempotency-Key"))
         created = body["name"] not in self.sessions
         identifier = self.sessions.setdefault(body["name"], str(uuid.uuid4()))
+        if self.lose_creations:
+            self.lose_creations -= 1
+            assert request.transport is not None
+            request.transport.abort()
         answer = {"sessionId": identifier, "sessionName": body["name"], "status": "RUNNING", "created": created}
         return web.json_response(answer | {"servicePorts": []}, status=201 if created else 200)
 

@@ -105,6 +105,43 @@ def test_what_creation_sends(server: ClientServer, config: APIConfig) -> None:
     ]
 
 
+def test_later_parameters_are_sent_where_they_are_given(server: ClientServer, config: APIConfig) -> None:
+    with Session(config=config) as api:
+        compute = api.ComputeSession.get_or_create(
+            "python", name="class-8", dependencies=["a"], callback_url="https://x.example/", architecture="x86_64"
+        )
+        compute.destroy(forced=True, recursive=True)
+    later = {"dependencies": ["a"], "callback_url": "https://x.example/", "architecture": "x86_64"}
+    assert {key: server.bodies[0].get(key) for key in later} == later
+    assert server.requests[-1][1].endswith("?forced=true&recursive=true")
+
+
+def test_a_creation_whose_connection_breaks_is_repeated_with_its_key(server: ClientServer, config: APIConfig) -> None:
+    server.is_roost, server.lose_creations = True, 1
+    with Session(config=config) as api:
+        assert api.ComputeSession.get_or_create("python", name="class-8").id is not None
+        server.lose_creations = 2
+        with pytest.raises(BackendClientError):
+            api.ComputeSession.get_or_create("python", name="class-9")
+    assert server.keys[0] == server.keys[1] != server.keys[2] == server.keys[3]
+    assert None not in server.keys
+
+
+def test_a_creation_is_sent_once_to_servers_that_would_not_recognise_it(
+    server: ClientServer, config: APIConfig
+) -> None:
+    server.lose_creations = 1
+    with Session(config=config) as api, pytest.raises(BackendClientError):
+        api.ComputeSession.get_or_create("python", name="class-8")
+    assert server.keys == [None]
+
+
+def test_a_newer_server_of_ours_is_no_reason_to_warn(server: ClientServer, config: APIConfig) -> None:
+    server.version, server.is_roost = "v7.20230615", True
+    with Session(config=config) as api:  # warnings are errors here
+        assert (api.api_version, api.is_roost) == ((6, "20210815"), True)
+
+
 def test_wrong_arguments_are_refused_before_anything_is_sent(
     server: ClientServer, config: APIConfig, tmp_path: Path
 ) -> None:

@@ -21,6 +21,7 @@ PUBLIC = (
     "request",
     "session",
     "types",
+    "utils",
     "versioning",
 )
 PACKAGES = ("", "func", "cli")

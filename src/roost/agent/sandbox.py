@@ -31,7 +31,7 @@ from roost.agent.runs import (
     merge,
     run_end,
 )
-from roost.runner.protocol import MAX_PAYLOAD, STAGES, Frame
+from roost.runner.protocol import MAX_COMMAND, MAX_PAYLOAD, STAGES, Frame
 from roost.runner.protocol import Kind as FrameKind
 from roost.runtimes.cgroups import SandboxGroup
 from roost.wire.errors import (
@@ -63,6 +63,8 @@ PENDING_FRAMES = 256
 """As many frames may wait for the log before the link is read no further."""
 MAX_WAITING = 64
 """As many runs of a session may wait for their turn."""
+MAX_WAITING_CODE = 32 << 20
+"""So many characters of code may wait in a session, unless it is that of one run."""
 COMPLETED_WITHIN_S = 2.0
 COMPLETED_CHARACTERS = 4096
 """How much before the cursor is looked at."""
@@ -177,8 +179,11 @@ class SessionRuns:
                 if not known.is_same(spec):
                     raise RunAlreadyExists(f"run {spec.run_id} exists with other code")
                 return known, False
-            if self._waiting() >= MAX_WAITING:
+            waiting = self._waiting()
+            if len(waiting) >= MAX_WAITING:
                 raise TooManyRuns(f"{MAX_WAITING} runs wait in this session", hint="wait for some of them to end")
+            if waiting and sum(len(run.acceptance.code) for run in waiting) + len(spec.code) > MAX_WAITING_CODE:
+                raise TooManyRuns("too much code waits in this session", hint="wait for some of its runs to end")
             acceptance = Acceptance(
                 run_id=spec.run_id,
                 code=spec.code,
@@ -192,10 +197,10 @@ class SessionRuns:
             await self._journal.append([Record(number, 0, 0, acceptance.at, Kind.ACCEPTED, encode_json(acceptance))])
             return self._add(number, acceptance), True
 
-    def _waiting(self) -> int:
-        """How many runs have not begun; they begin in their order."""
+    def _waiting(self) -> list[Run]:
+        """The runs that have not begun; they begin in their order."""
         newest = itertools.takewhile(lambda run: run.started_at is None, reversed(self.all()))
-        return sum(run.state is RunState.ACCEPTED for run in newest)
+        return [run for run in newest if run.state is RunState.ACCEPTED]
 
     async def wait_end(self, run: Run, wait_s: float) -> bool:
         """Wait for a run's end; whether it has come."""
@@ -395,14 +400,6 @@ def _work(spec: RunSpec | Acceptance) -> dict[str, Any]:
     return work
 
 
-def _check_fits(message: dict[str, Any], what: str) -> None:
-    size = len(payload_of(message))
-    if size > MAX_PAYLOAD:
-        raise InvalidParameters(
-            f"{what} takes {size} bytes, {MAX_PAYLOAD} are possible", hint="upload it as a file, and read it from there"
-        )
-
-
 class LiveSandbox:
     """A session whose sandbox lives: takes the runner's frames into the log, and sends it what was accepted."""
 
@@ -479,7 +476,7 @@ class LiveSandbox:
         self._using.close()
 
     async def start(self, spec: RunSpec) -> RunSummary:
-        _check_fits(_work(spec), "the code")
+        self._check_fits(_work(spec), "the code")
         if spec.mode == BATCH and BATCH not in self._abilities:
             raise InvalidParameters("this session's runner knows no batch mode yet", hint="restart the session")
         return await to_its_end(self._start(spec))
@@ -501,7 +498,7 @@ class LiveSandbox:
 
     async def _answer(self, run: Run, number: int, text: str | None) -> None:
         answer: dict[str, Any] = {"prompt": number, "eof": True} if text is None else {"prompt": number, "text": text}
-        _check_fits(answer, "the line")
+        self._check_fits(answer, "the line")
         if await self.runs.append(run, Kind.INPUT, answer, encode_json(answer)):
             self._send(FrameKind.INPUT, run.number, answer)
 
@@ -583,6 +580,13 @@ class LiveSandbox:
                 self._limit_time(run)
             elif kind is Kind.END and (deadline := self._deadlines.pop(run.number, None)) is not None:
                 deadline.cancel()
+
+    def _check_fits(self, message: dict[str, Any], what: str) -> None:
+        size, limit = len(payload_of(message)), MAX_COMMAND if "long-commands" in self._abilities else MAX_PAYLOAD
+        if size > limit:
+            raise InvalidParameters(
+                f"{what} takes {size} bytes, {limit} are possible", hint="upload it as a file, and read it from there"
+            )
 
     def _send(self, kind: int, run: int, message: dict[str, Any]) -> None:
         if self._link is None:

@@ -23,6 +23,8 @@ class BaseSession(abc.ABC):
     config: "APIConfig"
     proxy_mode: bool
     api_version: tuple[int, str]
+    is_roost: bool = False
+    """Whether the server is one of ours, which can do more than the API asks for."""
     aiohttp_session: aiohttp.ClientSession
 
     @property

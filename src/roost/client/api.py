@@ -6,13 +6,12 @@ What to send and how to read the answer are plain functions at the end of this f
 import asyncio
 import contextlib
 import json
-import shutil
 import tempfile
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from datetime import UTC, datetime
-from pathlib import Path, PurePosixPath
-from typing import IO, Any, Self
+from pathlib import Path
+from typing import Any, Self
 from urllib.parse import quote
 
 import aiohttp
@@ -20,7 +19,7 @@ import msgspec
 from yarl import URL
 
 from roost.client import get_user_agent
-from roost.client.archives import extract_into
+from roost.client.archives import inside_home, place
 from roost.client.auth import generate_signature
 from roost.client.config import APIConfig, get_env
 from roost.client.errors import NotUnderstood, Unreachable, problem_to_error
@@ -31,9 +30,6 @@ from roost.wire.versions import CLIENT_VERSION
 
 GIVE_UP_AFTER_S = 30.0
 """How long a reader of events tries to reach a server that does not answer."""
-
-HOME = PurePosixPath("/home/work")
-"""A session's home, as its programs see it."""
 
 REPEAT_FOR_S = 10.0
 """How long a request that may be sent again is; a server that is started anew answers within it."""
@@ -106,11 +102,13 @@ class Api:
         *,
         params: Mapping[str, str] | None = None,
         body: Any = None,
+        headers: Mapping[str, str] | None = None,
         repeat: bool = False,
     ) -> Answer:
         """Send a request with a JSON body and read the JSON answer.
 
         Args:
+            headers: further ones, beside those that every request has.
             repeat: whether it may be sent again after a lost connection, since a second time changes nothing.
 
         Raises:
@@ -121,7 +119,9 @@ class Api:
         patience = _Patience(REPEAT_FOR_S if repeat else 0.0)
         while True:
             try:
-                async with self._send(method, path, params=params, data=content, content_type=content_type) as raw:
+                async with self._send(
+                    method, path, params=params, data=content, content_type=content_type, more=headers
+                ) as raw:
                     return Answer(raw.status, await _read_json(raw))
             except _LOST as error:
                 await self._wait(patience, error)
@@ -145,7 +145,7 @@ class Api:
                 async for piece in raw.content.iter_chunked(1 << 20):
                     content.write(piece)
             content.seek(0)
-            await asyncio.to_thread(_place, content, local, is_folder)
+            await asyncio.to_thread(place, content, local, is_folder)
 
     async def events(self, reference: str, run_id: str, after: int = 0) -> AsyncGenerator[Event, None]:
         """A run's events with a seq above `after`, each once, up to its `end`; survives lost connections.
@@ -218,9 +218,10 @@ class Api:
         content_type: str | None,
         params: Mapping[str, str] | None = None,
         data: Any = None,
+        more: Mapping[str, str] | None = None,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         url = build_url(self.target, path, params)
-        headers = build_headers(self.target, method, url, content_type, datetime.now(UTC))
+        headers = build_headers(self.target, method, url, content_type, datetime.now(UTC)) | dict(more or {})
         bare = ("Content-Type",) if content_type is None else ()
         async with self._http.request(method, url, data=data, headers=headers, skip_auto_headers=bare) as raw:
             if raw.status // 100 != 2:
@@ -279,9 +280,7 @@ def alias_path(alias: str) -> str:
 
 def file_path(reference: str, remote: str) -> str:
     """The path of a file in a session; relative to its home, or absolute within it."""
-    path = PurePosixPath(remote)
-    if path.is_relative_to(HOME):
-        path = path.relative_to(HOME)
+    path = inside_home(remote)
     # What lies elsewhere is the server's to refuse; as one part it reaches it as it is.
     return session_path(reference, "files", *((str(path),) if path.is_absolute() else path.parts))
 
@@ -324,17 +323,6 @@ def read_event(message: SSEMessage) -> Event | None:
         return Event(int(message.id), EventKind(message.event), json.loads(message.data))
     except ValueError as error:
         raise NotUnderstood(f"an event of kind {message.event!r} cannot be read: {error}") from error
-
-
-def _place(content: IO[bytes], local: Path, is_folder: bool) -> None:
-    local.parent.mkdir(parents=True, exist_ok=True)
-    if is_folder:
-        extract_into(content, local)
-        return
-    making = local.with_name(f".{local.name}.part")
-    with making.open("wb") as file:
-        shutil.copyfileobj(content, file)
-    making.replace(local)
 
 
 async def _read_json(raw: aiohttp.ClientResponse) -> Any:

@@ -11,6 +11,15 @@ from typing import IO
 
 from roost.client.exceptions import BackendClientError
 
+HOME = PurePosixPath("/home/work")
+"""A session's home, as its programs see it."""
+
+
+def inside_home(path: str) -> PurePosixPath:
+    """A path in a session, relative to its home where it is in there."""
+    given = PurePosixPath(path)
+    return given.relative_to(HOME) if given.is_relative_to(HOME) else given
+
 
 def extract(archive: bytes, dest: Path) -> list[str]:
     """Unpack a tar below `dest`, and return the names in it. Nothing is written if anything in it is refused.
@@ -36,9 +45,29 @@ def _unpack(archive: IO[bytes], dest: Path, strip: int = 0) -> list[str]:
     return [member.name for member in members]
 
 
-def extract_into(archive: IO[bytes], dest: Path) -> None:
-    """Unpack a tar of one folder; what lies in that folder lies in `dest` then. Refuses as `extract` does."""
-    _unpack(archive, dest, strip=1)
+def place(content: IO[bytes], local: Path, is_folder: bool, within: Path | None = None) -> list[str]:
+    """Put what was downloaded where it belongs: a file, or a tar of one folder, whose content lies in `local` then.
+
+    A file takes its name when all of it is there.
+
+    Returns:
+        the names of what was written, relative to `within`, else to the folder of `local`.
+
+    Raises:
+        BackendClientError: as `extract` does, and where `local` would lie outside of `within`.
+    """
+    base = within if within is not None else local.parent
+    if within is not None:
+        _check(tarfile.TarInfo(local.relative_to(within).as_posix()))
+        _check_parents(local, within)
+    local.parent.mkdir(parents=True, exist_ok=True)
+    if is_folder:
+        return [(local / name).relative_to(base).as_posix() for name in _unpack(content, local, strip=1)]
+    making = local.with_name(f".{local.name}.part")
+    with making.open("wb") as file:
+        shutil.copyfileobj(content, file)
+    making.replace(local)
+    return [local.relative_to(base).as_posix()]
 
 
 def _check(member: tarfile.TarInfo) -> None:

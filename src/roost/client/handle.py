@@ -11,7 +11,8 @@ import asyncio
 import binascii
 import contextlib
 import secrets
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
+import uuid
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -24,20 +25,45 @@ from roost.wire.errors import InvalidParameters, NotFound, RoostError, SessionNo
 from roost.wire.ids import SESSION_NAME, new_run_id
 from roost.wire.mime import PLAIN
 from roost.wire.reasons import Reason
-from roost.wire.runs import Cost, Event, EventKind, InterruptOutcome, RunEnd, RunStatus
+from roost.wire.runs import BatchStages, Cost, Event, EventKind, InterruptOutcome, RunEnd, RunStatus
 
-__all__ = ("AsyncRun", "AsyncSessionHandle", "Result", "Run", "SessionHandle", "async_session", "session")
+__all__ = (
+    "AsyncRun",
+    "AsyncSessionHandle",
+    "Result",
+    "Run",
+    "SessionHandle",
+    "SessionSettings",
+    "async_session",
+    "session",
+)
 
 T = TypeVar("T")
 
 AnswerPrompt = Callable[[str, bool], str | None]
 """Answers a prompt, given its text and whether it asks for a password; None is end-of-file."""
 
+OnStage = Callable[[str, int], None]
+"""Is told that the stage `clean` or `build` has ended, and its exit code."""
 
 OnWait = Callable[[str], None]
 
 WAIT_SLICE_S = 2
 """How long one request waits for a session to start; then its reason is looked at."""
+
+
+class SessionSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """What a session is made with; nothing of it changes one that is there already."""
+
+    env: Mapping[str, str] = {}
+    """Environment variables of its programs."""
+    resources: Mapping[str, str | int] = {}
+    """Its slots, such as `{"cpu": 2, "mem": "1g"}`; the server's defaults where it says nothing."""
+    resource_opts: Mapping[str, str] = {}
+    """Such as `{"shmem": "64m"}`."""
+    bootstrap_script: str | None = None
+    """Run by `/bin/sh` once before the session is usable."""
+    tag: str | None = None
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,6 +78,8 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     status: RunStatus
     reason: Reason | None = None
     cost: Cost = Cost()
+    stages: dict[str, int] = {}
+    """The exit codes of the stages `clean` and `build` of a batch run; that of `exec` is the run's own."""
     display: list[dict[str, str]] = []
     """What was displayed, the last expression's value included: for each the contents by MIME type, images in base64.
     An update has taken the place of what it updates."""
@@ -79,15 +107,17 @@ def session(
     image: str = "python",
     keep: bool = False,
     *,
+    settings: SessionSettings | None = None,
     target: Target | None = None,
     on_wait: OnWait | None = None,
 ) -> "SessionHandle":
     """A session by name, made if there is none; ends with the `with` block unless it was there before or is kept.
 
     Args:
+        settings: what it is made with, if it is made.
         on_wait: is told why the session cannot start yet, each reason once.
     """
-    return SessionHandle(name, image, keep, target=target, on_wait=on_wait)
+    return SessionHandle(name, image, keep, settings=settings, target=target, on_wait=on_wait)
 
 
 def async_session(
@@ -95,11 +125,12 @@ def async_session(
     image: str = "python",
     keep: bool = False,
     *,
+    settings: SessionSettings | None = None,
     target: Target | None = None,
     on_wait: OnWait | None = None,
 ) -> "AsyncSessionHandle":
     """The same for `async with`."""
-    return AsyncSessionHandle(name, image, keep, target=target, on_wait=on_wait)
+    return AsyncSessionHandle(name, image, keep, settings=settings, target=target, on_wait=on_wait)
 
 
 class AsyncSessionHandle:
@@ -111,6 +142,7 @@ class AsyncSessionHandle:
         image: str,
         keep: bool,
         *,
+        settings: SessionSettings | None = None,
         target: Target | None = None,
         on_wait: OnWait | None = None,
     ) -> None:
@@ -121,6 +153,7 @@ class AsyncSessionHandle:
         self.existed = False
         """Whether it was there before."""
         self._keep = keep
+        self._settings = settings or SessionSettings()
         self._target = target
         self._on_wait = on_wait or (lambda sentence: None)
         self._api: Api | None = None
@@ -137,9 +170,11 @@ class AsyncSessionHandle:
     async def _create(self, api: Api) -> tuple[str, bool]:
         """The session's id once it runs, and whether it was there before."""
         created, told = False, ""
+        asked = creation_body(self.name, self.image, self._settings)
         try:
             while True:
-                body = (await api.call("POST", "/session", body=creation_body(self.name, self.image))).body
+                once = {"Idempotency-Key": str(uuid.uuid4())}  # so that it may be sent again when its connection breaks
+                body = (await api.call("POST", "/session", body=asked, headers=once, repeat=True)).body
                 identifier, existed = read_creation(body)
                 created = created or not existed
                 if not is_waiting(body):
@@ -169,22 +204,62 @@ class AsyncSessionHandle:
             raise RuntimeError("use this inside its `with` block")
         return self._api
 
-    async def run(self, code: str, *, answer: AnswerPrompt | Iterable[str] | None = None) -> Result:
+    async def run(
+        self, code: str, *, answer: AnswerPrompt | Iterable[str] | None = None, timeout_s: float | None = None
+    ) -> Result:
         """Run code and wait for its end.
 
         Args:
             answer: what to answer to `input()`: a function, or the lines themselves. Where nothing is left to
                 answer, `input()` raises `EOFError`.
+            timeout_s: how long it may run, from its start on; then it ends with status `exec-timeout`.
         """
-        return await (await self.start(code)).result(answer=answer)
+        return await (await self.start(code, timeout_s=timeout_s)).result(answer=answer)
 
-    async def start(self, code: str, *, run_id: str | None = None, echo: bool = True) -> "AsyncRun":
+    async def run_batch(
+        self,
+        clean: str | None = None,
+        build: str | None = None,
+        exec: str | None = None,
+        *,
+        on_stage: OnStage | None = None,
+        answer: AnswerPrompt | Iterable[str] | None = None,
+        timeout_s: float | None = None,
+    ) -> Result:
+        """Run shell commands one after the other, each in a process of its own, and wait for their end.
+
+        A stage that is None is skipped, `*` is the language's own way. Where `build` fails `exec` is not run.
+
+        Args:
+            on_stage: is told the end of `clean` and of `build`, and their exit codes, as they come.
+        """
+        run = await self.start_batch(clean, build, exec, timeout_s=timeout_s)
+        return await run.result(answer=answer, on_stage=on_stage)
+
+    async def start(
+        self, code: str, *, run_id: str | None = None, echo: bool = True, timeout_s: float | None = None
+    ) -> "AsyncRun":
         """Start a run. With the same id and code it is the same run, however often this is called.
 
         Args:
             echo: whether the last expression's value is a `result`.
         """
-        body = start_body(run_id or new_run_id(), code, echo)
+        return await self._start(start_body(run_id or new_run_id(), code, echo, timeout_s))
+
+    async def start_batch(
+        self,
+        clean: str | None = None,
+        build: str | None = None,
+        exec: str | None = None,
+        *,
+        run_id: str | None = None,
+        timeout_s: float | None = None,
+    ) -> "AsyncRun":
+        """Start a batch run (see `run_batch`)."""
+        stages = BatchStages(clean=clean, build=build, exec=exec)
+        return await self._start(batch_body(run_id or new_run_id(), stages, timeout_s))
+
+    async def _start(self, body: Mapping[str, Any]) -> "AsyncRun":
         answer = await self.api.call("POST", session_path(self.id, "runs"), body=body, repeat=True)
         return AsyncRun(self, str(answer.body["run_id"]))
 
@@ -211,6 +286,11 @@ class AsyncSessionHandle:
         path = Path(local) if local is not None else Path(Path(remote).name)
         await self.api.get_file(self.id, remote, path)
         return path
+
+    async def complete(self, text: str) -> list[str]:
+        """What could follow this code, its cursor at the end; nothing where the image's language cannot tell."""
+        answer = await self.api.call("POST", session_path(self.id, "complete"), body=completion_body(text), repeat=True)
+        return read_completions(answer.body)
 
     async def restart(self) -> None:
         """Start the session's sandbox anew: variables and processes are gone, its files are kept."""
@@ -239,13 +319,16 @@ class AsyncRun:
                 self._prompt = waiting_prompt(event, self._prompt)
                 yield event
 
-    async def result(self, *, answer: AnswerPrompt | Iterable[str] | None = None) -> Result:
+    async def result(
+        self, *, answer: AnswerPrompt | Iterable[str] | None = None, on_stage: OnStage | None = None
+    ) -> Result:
         """Wait for its end, answering its prompts (see `AsyncSessionHandle.run`)."""
         ask = _asker(answer)
         events = []
         async with contextlib.aclosing(self.events()) as stream:
             async for event in stream:
                 events.append(event)
+                _tell_stage(event, on_stage)
                 if event.kind is EventKind.PROMPT:
                     await self.input(ask(event.data.get("text", ""), bool(event.data.get("password"))))
         return result_of(events)
@@ -257,9 +340,14 @@ class AsyncRun:
             "POST", self._path("input"), body=input_body(number, text), repeat=number is not None
         )
 
-    async def interrupt(self) -> InterruptOutcome:
-        """Tell it to stop."""
-        answer = await self._handle.api.call("POST", self._path("interrupt"))
+    async def interrupt(self, *, grace_s: float | None = None) -> InterruptOutcome:
+        """Tell it to stop.
+
+        Args:
+            grace_s: wait so long for its end, and kill its interpreter then; None is to tell it and go on.
+        """
+        body = None if grace_s is None else {"grace_s": grace_s}
+        answer = await self._handle.api.call("POST", self._path("interrupt"), body=body)
         try:
             return InterruptOutcome(answer.body["outcome"])
         except (KeyError, TypeError, ValueError) as error:
@@ -282,10 +370,11 @@ class SessionHandle:
         image: str,
         keep: bool,
         *,
+        settings: SessionSettings | None = None,
         target: Target | None = None,
         on_wait: OnWait | None = None,
     ) -> None:
-        self._handle = AsyncSessionHandle(name, image, keep, target=target, on_wait=on_wait)
+        self._handle = AsyncSessionHandle(name, image, keep, settings=settings, target=target, on_wait=on_wait)
         self._worker: Worker | None = None
 
     def __enter__(self) -> Self:
@@ -322,11 +411,42 @@ class SessionHandle:
             raise RuntimeError("use this inside its `with` block")
         return self._worker
 
-    def run(self, code: str, *, answer: AnswerPrompt | Iterable[str] | None = None) -> Result:
-        return self.start(code).result(answer=answer)
+    def run(
+        self, code: str, *, answer: AnswerPrompt | Iterable[str] | None = None, timeout_s: float | None = None
+    ) -> Result:
+        return self.start(code, timeout_s=timeout_s).result(answer=answer)
 
-    def start(self, code: str, *, run_id: str | None = None, echo: bool = True) -> "Run":
-        return Run(self.worker, self.worker.call(self._handle.start(code, run_id=run_id, echo=echo)))
+    def run_batch(
+        self,
+        clean: str | None = None,
+        build: str | None = None,
+        exec: str | None = None,
+        *,
+        on_stage: OnStage | None = None,
+        answer: AnswerPrompt | Iterable[str] | None = None,
+        timeout_s: float | None = None,
+    ) -> Result:
+        return self.start_batch(clean, build, exec, timeout_s=timeout_s).result(answer=answer, on_stage=on_stage)
+
+    def start(
+        self, code: str, *, run_id: str | None = None, echo: bool = True, timeout_s: float | None = None
+    ) -> "Run":
+        worker = self.worker
+        started = self._handle.start(code, run_id=run_id, echo=echo, timeout_s=timeout_s)
+        return Run(worker, worker.call(started))
+
+    def start_batch(
+        self,
+        clean: str | None = None,
+        build: str | None = None,
+        exec: str | None = None,
+        *,
+        run_id: str | None = None,
+        timeout_s: float | None = None,
+    ) -> "Run":
+        worker = self.worker
+        started = self._handle.start_batch(clean, build, exec, run_id=run_id, timeout_s=timeout_s)
+        return Run(worker, worker.call(started))
 
     def get_run(self, run_id: str) -> "Run":
         return Run(self.worker, self._handle.get_run(run_id))
@@ -336,6 +456,9 @@ class SessionHandle:
 
     def download(self, remote: str, local: str | Path | None = None) -> Path:
         return self.worker.call(self._handle.download(remote, local))
+
+    def complete(self, text: str) -> list[str]:
+        return self.worker.call(self._handle.complete(text))
 
     def restart(self) -> None:
         self.worker.call(self._handle.restart())
@@ -355,12 +478,13 @@ class Run:
     def events(self, after: int = 0) -> Iterator[Event]:
         return self._worker.iterate(self._run.events(after))
 
-    def result(self, *, answer: AnswerPrompt | Iterable[str] | None = None) -> Result:
+    def result(self, *, answer: AnswerPrompt | Iterable[str] | None = None, on_stage: OnStage | None = None) -> Result:
         # Prompts are answered here, in the caller's thread: whoever is asked may want to wait for a person.
         ask = _asker(answer)
         events = []
         for event in self.events():
             events.append(event)
+            _tell_stage(event, on_stage)
             if event.kind is EventKind.PROMPT:
                 self.input(ask(event.data.get("text", ""), bool(event.data.get("password"))))
         return result_of(events)
@@ -368,21 +492,25 @@ class Run:
     def input(self, text: str | None, *, prompt: int | None = None) -> None:
         self._worker.call(self._run.input(text, prompt=prompt))
 
-    def interrupt(self) -> InterruptOutcome:
-        return self._worker.call(self._run.interrupt())
+    def interrupt(self, *, grace_s: float | None = None) -> InterruptOutcome:
+        return self._worker.call(self._run.interrupt(grace_s=grace_s))
 
     def info(self) -> Any:
         return self._worker.call(self._run.info())
 
 
-def creation_body(name: str, image: str) -> dict[str, Any]:
+def creation_body(name: str, image: str, settings: SessionSettings) -> dict[str, Any]:
+    """The parameters of a creation; what was not asked for is left out."""
+    config = {"environ": settings.env, "resources": settings.resources, "resource_opts": settings.resource_opts}
+    more = {"bootstrap_script": settings.bootstrap_script, "tag": settings.tag}
     return {
         "name": name,
         "image": image,
         "type": "interactive",
         "reuseIfExists": True,
         "maxWaitSeconds": WAIT_SLICE_S,
-        "config": {},
+        "config": {key: dict(value) for key, value in config.items() if value},
+        **{key: value for key, value in more.items() if value is not None},
     }
 
 
@@ -406,9 +534,31 @@ def is_waiting(body: Any) -> bool:
     return body.get("status") in ("TIMEOUT", "PENDING", "SCHEDULED", "PREPARING", "PULLING", "RESTARTING")
 
 
-def start_body(run_id: str, code: str, echo: bool) -> dict[str, Any]:
+def start_body(run_id: str, code: str, echo: bool, timeout_s: float | None = None) -> dict[str, Any]:
+    options = ({} if echo else {"echo": False}) | ({} if timeout_s is None else {"timeout_s": timeout_s})
     body: dict[str, Any] = {"run_id": run_id, "mode": "query", "code": code}
-    return body if echo else {**body, "options": {"echo": False}}
+    return {**body, "options": options} if options else body
+
+
+def batch_body(run_id: str, stages: BatchStages, timeout_s: float | None = None) -> dict[str, Any]:
+    options: dict[str, Any] = {"clean": stages.clean, "build": stages.build, "exec": stages.exec}
+    if timeout_s is not None:
+        options["timeout_s"] = timeout_s
+    return {"run_id": run_id, "mode": "batch", "code": "", "options": options}
+
+
+def completion_body(text: str) -> dict[str, Any]:
+    """Asks for what could follow a text, its cursor at the end."""
+    before, _, line = text.rpartition("\n")
+    row = before.count("\n") + 1 if before or text.startswith("\n") else 0
+    return {"code": text, "options": {"row": row, "col": len(line), "line": line, "post": ""}}
+
+
+def read_completions(body: Any) -> list[str]:
+    try:
+        return [str(one) for one in body["result"]["completions"]]
+    except (KeyError, TypeError) as error:
+        raise NotUnderstood(f"not a list of completions: {body!r:.200}") from error
 
 
 def input_body(prompt: int | None, text: str | None) -> dict[str, Any]:
@@ -431,6 +581,7 @@ def result_of(events: Iterable[Event]) -> Result:
     written: dict[EventKind, list[str]] = {EventKind.STDOUT: [], EventKind.STDERR: []}
     value: str | None = None
     display: list[tuple[str | None, dict[str, str]]] = []
+    stages: dict[str, int] = {}
     end: RunEnd | None = None
     for event in events:
         match event.kind:
@@ -441,6 +592,8 @@ def result_of(events: Iterable[Event]) -> Result:
                 display.append((None, {PLAIN: value, **event.data.get("mime", {})}))
             case EventKind.DISPLAY:
                 display = _with_display(display, event.data)
+            case EventKind.STAGE:
+                stages[str(event.data["stage"])] = int(event.data["exit_code"])
             case EventKind.END:
                 end = read_end(event)
             case _:
@@ -456,6 +609,7 @@ def result_of(events: Iterable[Event]) -> Result:
         status=end.status,
         reason=end.reason,
         cost=end.cost,
+        stages=stages,
         display=[bundle for _, bundle in display],
     )
 
@@ -491,3 +645,8 @@ def _asker(answer: AnswerPrompt | Iterable[str] | None) -> AnswerPrompt:
         return answer
     lines = iter(() if answer is None else answer)
     return lambda text, password: next(lines, None)
+
+
+def _tell_stage(event: Event, on_stage: OnStage | None) -> None:
+    if event.kind is EventKind.STAGE and on_stage is not None:
+        on_stage(str(event.data["stage"]), int(event.data["exit_code"]))

@@ -21,25 +21,37 @@ __all__ = ("AsyncSession", "BaseSession", "Session", "api_session")
 T = TypeVar("T")
 
 
+class _Agreed(tuple[int, str]):
+    """An API version, with what else the server said."""
+
+    is_roost = False
+
+
 async def _negotiate_api_version(http_session: aiohttp.ClientSession, config: APIConfig) -> tuple[int, str]:
-    """The older of the server's version and ours; ours where the server does not say."""
+    """The older of the server's version and ours; ours where the server does not say.
+
+    A server of ours says so, and speaks every version that we do: that it has newer ones needs no warning.
+    """
     ours = parse_api_version(config.version)
     base = str(config.endpoint).rstrip("/")
     url = f"{base}/func/" if config.endpoint_type == "session" else f"{base}/"
     try:
         async with http_session.get(url, headers={"User-Agent": config.user_agent}) as response:
             response.raise_for_status()
-            theirs = parse_api_version((await response.json())["version"])
+            told = await response.json()
+            theirs = parse_api_version(told["version"])
     except (aiohttp.ClientError, TimeoutError):
         return ours
     except (KeyError, TypeError, ValueError) as error:
         warnings.warn(f"the server names no API version that we understand ({error})", APIVersionWarning, stacklevel=2)
         return ours
-    if theirs > ours:
+    agreed = _Agreed(min(theirs, ours))
+    agreed.is_roost = "roost" in told
+    if theirs > ours and not agreed.is_roost:
         warnings.warn("the server is newer than this client", APIVersionWarning, stacklevel=2)
     elif theirs < MIN_API_VERSION:
         warnings.warn("the server is older than what this client supports", APIVersionWarning, stacklevel=2)
-    return min(theirs, ours)
+    return agreed
 
 
 class _Connected(BaseSession):
@@ -73,6 +85,7 @@ class _Connected(BaseSession):
     async def _negotiate(self) -> None:
         if not self.proxy_mode:
             self.api_version = await _negotiate_api_version(self.aiohttp_session, self.config)
+            self.is_roost = getattr(self.api_version, "is_roost", False)
 
     async def _announce(self) -> None:
         handler = self.config.announcement_handler

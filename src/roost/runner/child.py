@@ -74,7 +74,7 @@ class Conversation:
         quiet_s = _LOOK_FIRST_S
         while True:
             looking = bool(_CALLS) and not child.asked
-            came = {number for number, _ in poll.poll(quiet_s * 1000 if looking else None)}
+            came = dict(poll.poll(quiet_s * 1000 if looking else None))
             if sending is not None and sending[0] in came:
                 rest = _write_some(sending[0], rest)
                 if not rest:
@@ -86,8 +86,10 @@ class Conversation:
             if self._woken in came:
                 os.read(self._woken, 4096)
             # Before its end: what it has reported it reported before that.
-            if until in came:
-                return False
+            if until is not None and until in came:
+                if came[until] & select.POLLIN:
+                    return False
+                poll.unregister(until)
             if child.has_ended():
                 return True
             if not came and looking:

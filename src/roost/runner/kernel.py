@@ -331,7 +331,7 @@ class Kernel:
         """Execute `code`; the value of its last statement if that is an expression."""
         name = f"<run {self._run}>"
         linecache.cache[name] = (len(code), None, code.splitlines(True), name)
-        tree: Any = compile(code, name, "exec", ast.PyCF_ONLY_AST, dont_inherit=True)
+        tree = self._parse(code, name)
         last = tree.body[-1] if tree.body and isinstance(tree.body[-1], ast.Expr) else None
         if last is not None:
             tree.body.pop()
@@ -345,6 +345,19 @@ class Kernel:
         expression = compile(ast.Expression(last.value), name, "eval", flags=flags | future, dont_inherit=True)
         self._evaluate_compiled(body)
         return self._evaluate_compiled(expression)
+
+    def _parse(self, code: str, name: str) -> Any:
+        try:
+            return compile(code, name, "exec", ast.PyCF_ONLY_AST, dont_inherit=True)
+        except SyntaxError:
+            from . import magics
+
+            python = magics.rewritten(code)
+            if python is None:
+                raise
+        tree = compile(python, name, "exec", ast.PyCF_ONLY_AST, dont_inherit=True)
+        magics.install(self._namespace, self._evaluate)
+        return tree
 
     def _evaluate_compiled(self, code: CodeType) -> Any:
         value = eval(code, self._namespace)  # noqa: S307 - running other people's code is the purpose

@@ -336,6 +336,7 @@ class Runner:
         if number is not None and (type(number) is not int or not 1 <= number <= 64):
             raise GarbageError("end")
         worker.reported += spent
+        self._state_lost = self._state_lost or word.get("lost") is True
         self._end(run, status, code, spent, signal=number, **moved)
 
     def _end(self, run: _Run, status: str, code: int, spent: float, **more: Any) -> None:

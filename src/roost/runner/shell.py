@@ -60,47 +60,70 @@ def main(control: int, sync: int, stdout: int, stderr: int, settings: Settings) 
 class _Shell:
     def __init__(self, words: Words, settings: Settings) -> None:
         self._words = words
+        self._settings = settings
         self._conversation = Conversation(words)
-        lines, self._lines = os.pipe()
-        code, self._code = os.pipe()
-        self._status, status = os.pipe()
-        silent = os.open("/dev/null", os.O_WRONLY)
-        argv = [settings.program, "--noprofile", "--norc", "--noediting", "-i"]
-        # What an interactive Bash says about the missing terminal is of no use to anybody.
-        descriptors = {0: lines, 2: silent, _CODE: code, _STATUS: status, _ERRORS: 2}
-        self._bash = Child(argv, settings.environ, descriptors, input_as=_INPUT)
-        for descriptor in (lines, code, status, silent):
-            os.close(descriptor)
-        write_all(self._lines, _SETUP.encode())
+        self._bash = _Bash(settings)
 
     def serve(self) -> None:
-        """Execute what the runner sends, until it closes the socket or Bash ends."""
+        """Execute what the runner sends, until it closes the socket."""
         while True:
             word = self._words.receive()
             if word is None:
                 return
-            if word["op"] == "run" and not self._execute(word["code"]):
-                return
-            if word["op"] == "complete":
+            if word["op"] == "run":
+                self._execute(word["code"])
+            elif word["op"] == "complete":
                 self._words.send({"op": "completions", "completions": []})
 
-    def _execute(self, code: str) -> bool:
-        """Execute one run; False where Bash has ended of it."""
-        before = self._bash.cpu_so_far()
+    def _execute(self, code: str) -> None:
+        bash = self._bash
+        before = bash.child.cpu_so_far()
         self._conversation.interrupted = False
-        self._bash.asked = False
-        write_all(self._lines, _RUN.encode())
-        sent = code.replace("\0", "").encode("utf-8", "surrogateescape") + b"\0"
-        try:
-            lives = not self._conversation.follow(self._bash, self._status, (self._code, sent))
-        finally:
-            cpu = max(0.0, self._bash.cpu_so_far() - before)
-        status = self._read_status() if lives else self._bash.exit_code()
+        has_ended = self._conversation.follow(bash.child, bash.status, bash.begin(code))
+        cpu = max(0.0, bash.child.cpu_so_far() - before)
+        status = bash.child.exit_code() if has_ended else bash.read_status()
+        if has_ended:
+            bash.close()
+            self._bash = _Bash(self._settings)
         interrupted = self._conversation.interrupted and status == _INTERRUPTED
         how = "interrupted" if interrupted else "exited" if status else "ok"
-        self._words.send({"op": "end", "status": how, "exit_code": status, "cpu_s": cpu})
-        return lives
+        self._words.send({"op": "end", "status": how, "exit_code": status, "cpu_s": cpu, "lost": has_ended})
 
-    def _read_status(self) -> int:
-        text = os.read(self._status, 64).split()
-        return int(text[-1]) & 0xFF
+
+class _Bash:
+    """One Bash and the pipes to it."""
+
+    def __init__(self, settings: Settings) -> None:
+        lines, self._lines = os.pipe()
+        code, self._code = os.pipe()
+        self.status, status = os.pipe()
+        silent = os.open("/dev/null", os.O_WRONLY)
+        argv = [settings.program, "--noprofile", "--norc", "--noediting", "-i"]
+        # What an interactive Bash says about the missing terminal is of no use to anybody.
+        descriptors = {0: lines, 2: silent, _CODE: code, _STATUS: status, _ERRORS: 2}
+        self.child = Child(argv, settings.environ, descriptors, input_as=_INPUT)
+        for descriptor in (lines, code, status, silent):
+            os.close(descriptor)
+        self._tell(_SETUP)
+
+    def begin(self, code: str) -> tuple[int, bytes]:
+        """Have it read code; answers where to write what."""
+        self.child.asked = False
+        self._tell(_RUN)
+        return self._code, code.replace("\0", "").encode("utf-8", "surrogateescape") + b"\0"
+
+    def read_status(self) -> int:
+        """The exit status that it has reported."""
+        return int(os.read(self.status, 64).split()[-1]) & 0xFF
+
+    def close(self) -> None:
+        """Let go of one that has ended."""
+        self.child.close()
+        for descriptor in (self._lines, self._code, self.status):
+            os.close(descriptor)
+
+    def _tell(self, lines: str) -> None:
+        try:
+            write_all(self._lines, lines.encode())
+        except BrokenPipeError:
+            pass  # it has ended, which `follow` sees

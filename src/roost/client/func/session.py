@@ -4,19 +4,21 @@ import asyncio
 import contextlib
 import io
 import secrets
+import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 from urllib.parse import quote
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import aiohttp
 
 from roost.client.active import api_session, current_session
-from roost.client.archives import extract
+from roost.client.archives import extract, inside_home, place
 from roost.client.exceptions import ArgumentError, BackendClientError
 from roost.client.func.base import BaseFunction, api_function
 from roost.client.request import AttachedFile, Request, Response
+from roost.client.utils import ProgressBar, ProgressReportingReader, progress_bar
 from roost.client.versioning import get_id_or_name, get_naming
 from roost.client.websocket import WebSocketContextManager
 from roost.wire.ids import SESSION_NAME
@@ -117,8 +119,21 @@ class ComputeSession(BaseFunction):
         owner_access_key: str | None = None,
         preopen_ports: list[int] | None = None,
         assign_agent: list[str] | None = None,
+        dependencies: Sequence[str | UUID] | None = None,
+        callback_url: str | None = None,
+        architecture: str | None = None,
     ) -> Self:
-        """Create a session, or reuse the live one of that name and image."""
+        """Create a session, or reuse the live one of that name and image.
+
+        With a server of ours the request has an `Idempotency-Key`, and is sent once more where its connection breaks.
+
+        Args:
+            starts_at: for batch sessions: ISO 8601, or a time from now such as `45m`.
+            max_wait: seconds to wait for it; 0 is without limit.
+            startup_command: what a batch session runs.
+            dependencies: ids or names of sessions that have to succeed first.
+            callback_url: hears of the session's life.
+        """
         session = current_session()
         version, config = session.api_version, session.config
         name = _checked_name(name if name is not None else f"pysdk-{secrets.token_hex(5)}")
@@ -157,10 +172,9 @@ class ComputeSession(BaseFunction):
             settings["clusterSize"] = cluster_size
         if assign_agent is not None:
             settings["agentList"] = assign_agent
-        request = Request("POST", f"/{get_naming(version, 'path')}")
-        request.set_json(body)
-        async with request.fetch() as response:
-            answer = await response.json()
+        later = {"dependencies": dependencies, "callback_url": callback_url, "architecture": architecture}
+        body |= {key: value for key, value in later.items() if value is not None}
+        answer = await _create(f"/{get_naming(version, 'path')}", body)
         made = cls(name, owner_access_key)
         if version[0] >= 5:
             made.id = UUID(answer["sessionId"])
@@ -171,13 +185,19 @@ class ComputeSession(BaseFunction):
         return made
 
     @api_function
-    async def destroy(self, *, forced: bool = False) -> Any:
-        """End the session; the statistics where the server sends some."""
+    async def destroy(self, *, forced: bool = False, recursive: bool = False) -> Any:
+        """End the session; the statistics where the server sends some.
+
+        Args:
+            recursive: end those that depend on it first; the statistics are a list then, its own first.
+        """
         params: dict[str, str] = {}
         if self.owner_access_key is not None:
             params["owner_access_key"] = self.owner_access_key
         if forced:
             params["forced"] = "true"
+        if recursive:
+            params["recursive"] = "true"
         async with Request("DELETE", self._path(), params=params).fetch() as response:
             return await response.json() if response.status == 200 else None
 
@@ -211,6 +231,12 @@ class ComputeSession(BaseFunction):
     async def get_logs(self) -> Any:
         """The session's log, under `result` and `logs`."""
         async with Request("GET", self._path("logs"), params=self._params()).fetch() as response:
+            return await response.json()
+
+    @api_function
+    async def get_dependency_graph(self) -> Any:
+        """What the session depends on, and what that depends on."""
+        async with Request("GET", self._path("dependency-graph"), params=self._params()).fetch() as response:
             return await response.json()
 
     @api_function
@@ -283,15 +309,40 @@ class ComputeSession(BaseFunction):
     async def upload(
         self, files: Sequence[str | Path], basedir: str | Path | None = None, show_progress: bool = False
     ) -> Response:
-        """Upload files from beneath `basedir` (here, if not given); folders with all that they hold."""
+        """Upload files from beneath `basedir` (here, if not given); folders with all that they hold.
+
+        Servers of ours take any number of files of any size, others 20 files below 1 MiB.
+
+        Args:
+            show_progress: draw a bar on stderr, if that is a terminal.
+        """
         base = (Path(basedir) if basedir is not None else Path.cwd()).resolve()
+        found = _uploads(files, base)
+        problem = _beyond_limits(found)
+        if problem is not None and not current_session().is_roost:
+            raise ArgumentError(problem)
+        total = sum(path.stat().st_size for path, _ in found)
+        with progress_bar("uploading", total if show_progress else None) as bar:
+            if problem is None:
+                return await self._upload_form(found, bar)
+            response = [await self._upload_alone(path, remote, bar) for path, remote in found]
+            return response[-1]
+
+    async def _upload_form(self, found: Iterable[tuple[Path, str]], bar: ProgressBar) -> Response:
         request = Request("POST", self._path("upload"), params=self._params())
         with contextlib.ExitStack() as opened:
             attached = []
-            for path, remote in _uploads(files, base):
-                stream = opened.enter_context(path.open("rb"))
+            for path, remote in found:
+                stream = opened.enter_context(ProgressReportingReader(path, tqdm_instance=bar))
                 attached.append(AttachedFile(remote, stream, "application/octet-stream"))
             request.attach_files(attached)
+            async with request.fetch() as response:
+                return response
+
+    async def _upload_alone(self, path: Path, remote: str, bar: ProgressBar) -> Response:
+        request = Request("PUT", f"{self._path('files')}/{quote(remote)}", params=self._params())
+        with ProgressReportingReader(path, tqdm_instance=bar) as stream:
+            request.set_content(stream)
             async with request.fetch() as response:
                 return response
 
@@ -299,14 +350,43 @@ class ComputeSession(BaseFunction):
     async def download(
         self, files: Sequence[str | Path], dest: str | Path = ".", show_progress: bool = False
     ) -> dict[str, list[str]]:
-        """Download files and folders into the folder `dest`."""
+        """Download files and folders into the folder `dest`.
+
+        Servers of ours send any number of any size, others 5 of at most 1 MiB.
+
+        Args:
+            show_progress: draw a bar on stderr, if that is a terminal.
+        """
+        paths = [Path(file).as_posix() for file in files]
+        with progress_bar("downloading", 0 if show_progress else None) as bar:
+            if current_session().is_roost:
+                names = [name for path in paths for name in await self._download_alone(path, Path(dest), bar)]
+            else:
+                names = await self._download_archives(paths, Path(dest), bar)
+        return {"file_names": names}
+
+    async def _download_archives(self, paths: list[str], dest: Path, bar: ProgressBar) -> list[str]:
         request = Request("GET", self._path("download"), params=self._params())
-        request.set_json({"files": [Path(file).as_posix() for file in files]})
+        request.set_json({"files": paths})
         names: list[str] = []
         async with request.fetch() as response:
             for archive in await read_parts(response.raw_response):
-                names.extend(extract(archive, Path(dest)))
-        return {"file_names": names}
+                bar.update(len(archive))
+                names.extend(extract(archive, dest))
+        return names
+
+    async def _download_alone(self, path: str, dest: Path, bar: ProgressBar) -> list[str]:
+        inside = inside_home(path)
+        request = Request("GET", f"{self._path('files')}/{quote(str(inside))}", params=self._params())
+        with tempfile.TemporaryFile() as content:
+            async with request.fetch() as response:
+                is_folder = response.content_type == "application/x-tar"
+                async for piece in response.content.iter_chunked(1 << 20):
+                    content.write(piece)
+                    bar.update(len(piece))
+            content.seek(0)
+            target = dest / inside
+            return await asyncio.to_thread(place, content, target, is_folder, within=dest)
 
     @api_function
     async def list_files(self, path: str | Path = ".") -> Any:
@@ -332,6 +412,24 @@ class ComputeSession(BaseFunction):
 
     def _params(self) -> dict[str, str]:
         return {"owner_access_key": self.owner_access_key} if self.owner_access_key else {}
+
+
+async def _create(path: str, body: Mapping[str, Any]) -> Any:
+    """Send a creation; servers of ours recognise it when it is sent again."""
+    request = Request("POST", path)
+    request.set_json(body)
+    if not current_session().is_roost:
+        async with request.fetch() as response:
+            return await response.json()
+    request.headers["Idempotency-Key"] = str(uuid4())
+    try:
+        async with request.fetch() as response:
+            return await response.json()
+    except (aiohttp.ClientError, BackendClientError) as error:
+        if not _is_broken(error):
+            raise
+    async with request.fetch() as response:
+        return await response.json()
 
 
 def _is_broken(error: Exception) -> bool:
@@ -370,12 +468,17 @@ def _uploads(files: Iterable[str | Path], base: Path) -> list[tuple[Path, str]]:
             raise ValueError(f"{file} does not lie beneath {base}")
         inside = sorted(entry for entry in path.rglob("*") if entry.is_file()) if path.is_dir() else [path]
         found.extend((entry, entry.relative_to(base).as_posix()) for entry in inside)
-    if len(found) > MAX_UPLOAD_FILES:
-        raise ArgumentError(f"{len(found)} files at once; at most {MAX_UPLOAD_FILES} are allowed")
-    for path, remote in found:
-        if path.stat().st_size > MAX_UPLOAD_BYTES:
-            raise ArgumentError(f"{remote} is longer than {MAX_UPLOAD_BYTES} bytes")
+    if not found:
+        raise ArgumentError("there are no files to upload")
     return found
+
+
+def _beyond_limits(found: Sequence[tuple[Path, str]]) -> str | None:
+    """What keeps these files from being sent as one form, if anything does."""
+    if len(found) > MAX_UPLOAD_FILES:
+        return f"{len(found)} files at once; at most {MAX_UPLOAD_FILES} are allowed"
+    large = next((remote for path, remote in found if path.stat().st_size > MAX_UPLOAD_BYTES), None)
+    return None if large is None else f"{large} is longer than {MAX_UPLOAD_BYTES} bytes"
 
 
 async def read_parts(raw: aiohttp.ClientResponse) -> list[bytes]:

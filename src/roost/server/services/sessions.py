@@ -111,10 +111,12 @@ class Sessions:
             return done
         try:
             return await self._create(owner, wanted)
-        except (SessionAlreadyExists, KeyTaken):  # somebody was quicker, perhaps with this very request
-            if (done := await self._done(owner, wanted)) is None:
+        except (SessionAlreadyExists, KeyTaken) as error:  # somebody was quicker, perhaps with this very request
+            if (done := await self._done(owner, wanted)) is not None:
+                return done
+            if isinstance(error, SessionAlreadyExists):
                 raise
-            return done
+            raise Conflict("this Idempotency-Key was used and forgotten meanwhile", hint="send it again") from error
 
     async def _done(self, owner: Caller, wanted: Wanted) -> Created | None:
         """What was answered to this request before."""
