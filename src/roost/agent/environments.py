@@ -19,7 +19,7 @@ import msgspec
 import structlog
 
 from roost.agent.sweep import remove_tree
-from roost.agent.uv import execute, find_uv, uv_environ
+from roost.agent.uv import Uv, execute, set_up_uv
 from roost.runtimes.base import ENVIRONMENT
 from roost.wire.environments import Environment, EnvironmentRequest
 from roost.wire.errors import AgentError, ImageNotFound
@@ -93,10 +93,10 @@ class EnvironmentStore:
             raise AgentError(f"the environment cannot be written: {error}", hint="is the disk full?") from error
 
     async def _build(self, request: EnvironmentRequest) -> AsyncGenerator[str | Environment, None]:
-        environ = await uv_environ(self._cache, os.environ)
+        uv = await set_up_uv(self._cache, os.environ, request.interpreter.path)
         lock = request.lock
         if lock is None:
-            async with aclosing(self._solve(request, environ)) as steps:
+            async with aclosing(self._solve(request, uv)) as steps:
                 async for step in steps:
                     if isinstance(step, Locked):
                         lock = step.text
@@ -106,37 +106,42 @@ class EnvironmentStore:
         digest = environment_digest(request.interpreter, lock)
         async with self._lock(digest):
             if not (self._envs / digest).is_dir():
-                async with aclosing(self._make(request.interpreter, lock, digest, environ)) as lines:
+                async with aclosing(self._make(request.interpreter, lock, digest, uv)) as lines:
                     async for line in lines:
                         yield line
         size = await asyncio.to_thread(_size, self._envs / digest)
         yield Environment(digest=digest, lock=lock, size_bytes=size)
 
-    async def _solve(
-        self, request: EnvironmentRequest, environ: dict[str, str]
-    ) -> AsyncGenerator["str | Locked", None]:
+    async def _solve(self, request: EnvironmentRequest, uv: Uv) -> AsyncGenerator["str | Locked", None]:
         with tempfile.TemporaryDirectory(dir=self._staging) as name:
             folder = Path(name)
             (folder / "requirements.txt").write_text(request.requirements)
             argv = [
-                *(find_uv(), "pip", "compile", "requirements.txt", "--output-file", "lock.txt", "--quiet"),
+                *(
+                    uv.program,
+                    "pip",
+                    "compile",
+                    *uv.options,
+                    "requirements.txt",
+                    "--output-file",
+                    "lock.txt",
+                    "--quiet",
+                ),
                 *("--python", request.interpreter.path, "--only-binary", ":all:", "--generate-hashes"),
                 *("--no-header", "--no-annotate"),
             ]
-            async with aclosing(execute(argv, environ, folder, "solving the requirements")) as lines:
+            async with aclosing(execute(argv, uv.environ, folder, "solving the requirements")) as lines:
                 async for line in lines:
                     yield line
             yield Locked((folder / "lock.txt").read_text())
 
-    async def _make(
-        self, interpreter: Interpreter, lock: str, digest: str, environ: dict[str, str]
-    ) -> AsyncGenerator[str, None]:
+    async def _make(self, interpreter: Interpreter, lock: str, digest: str, uv: Uv) -> AsyncGenerator[str, None]:
         staging = Path(tempfile.mkdtemp(prefix=f"{digest}.", dir=self._staging))
         try:
             env = staging / "env"
             (staging / "lock.txt").write_text(lock)
-            for argv, doing, allowed in _steps(interpreter, env):
-                async with aclosing(execute(argv, environ, staging, doing, allowed=allowed)) as lines:
+            for argv, doing, allowed in _steps(uv, interpreter, env):
+                async with aclosing(execute(argv, uv.environ, staging, doing, allowed=allowed)) as lines:
                     async for line in lines:
                         yield line
             await asyncio.to_thread(self._publish, env, self._envs / digest)
@@ -176,22 +181,31 @@ def site_packages(env: Path | str, interpreter: Interpreter) -> Path:
     return Path(env, "lib", f"python{interpreter.version}", "site-packages")
 
 
-def _steps(interpreter: Interpreter, env: Path) -> list[tuple[list[str], str, tuple[int, ...]]]:
+def _steps(uv: Uv, interpreter: Interpreter, env: Path) -> list[tuple[list[str], str, tuple[int, ...]]]:
     """The commands that make an environment, what each does, and its exit codes that are no failure.
 
     Nothing that came out of a package is executed: uv looks at the environment's Python before there are packages in
     it, and the modules are compiled by the host's Python, which is told to look at no packages at all.
     """
-    uv, where = find_uv(), str(env)
+    where = str(env)
     return [
         (
-            [uv, "venv", "--quiet", "--relocatable", "--no-project", "--python", interpreter.path, where],
+            [uv.program, "venv", "--quiet", "--relocatable", "--no-project", "--python", interpreter.path, where],
             "making the environment",
             (0,),
         ),
         (
             [
-                *(uv, "pip", "sync", "lock.txt", "--python", f"{where}/bin/python", "--require-hashes"),
+                *(
+                    uv.program,
+                    "pip",
+                    "sync",
+                    *uv.options,
+                    "lock.txt",
+                    "--python",
+                    f"{where}/bin/python",
+                    "--require-hashes",
+                ),
                 *("--only-binary", ":all:", "--link-mode", "hardlink"),
             ],
             "installing the packages",

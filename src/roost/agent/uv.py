@@ -12,11 +12,14 @@ from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from importlib import import_module
 from pathlib import Path
 
+import msgspec
+
 from roost.wire.errors import AgentError, InvalidParameters
 
 COMMAND_TIMEOUT_S = 900.0
 LAST_LINES = 20
 MAX_LINE = 4096
+_TRUE = ("1", "true", "t", "yes", "y", "on")
 _PIP_TIMEOUT_S = 20.0
 _CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
 _SETTING = re.compile(r"(?:global|install|:env:)\.([a-z-]+)='(.*)'")
@@ -46,35 +49,58 @@ def find_uv() -> str:
     return found
 
 
-async def uv_environ(cache: Path, environ: Mapping[str, str], pip_python: str = sys.executable) -> dict[str, str]:
-    """The environment that uv is executed in: the server's, completed by what pip was told."""
-    settings = pip_settings(await _ask_pip(pip_python, environ), environ)
-    return {
-        **environ,
-        **settings,
-        "UV_CACHE_DIR": str(cache),
+class Uv(msgspec.Struct, frozen=True, kw_only=True):
+    """How uv is executed."""
+
+    program: str
+    environ: dict[str, str]
+    options: list[str] = []
+    """Of the commands that look for packages."""
+
+
+async def set_up_uv(cache: Path, environ: Mapping[str, str], python: str) -> Uv:
+    """uv in the server's environment, completed by what pip was told.
+
+    Args:
+        python: the one whose pip is asked where ours has none.
+
+    Raises:
+        AgentError: it is not installed.
+    """
+    told = _pip_settings(await _ask_pip(sys.executable, environ) or await _ask_pip(python, environ), environ)
+    settings = {
         "UV_PYTHON_DOWNLOADS": "never",
         "UV_NO_PROGRESS": "1",
         "NO_COLOR": "1",
         **({"UV_SYSTEM_CERTS": environ.get("UV_SYSTEM_CERTS", "true")} if _CERTIFICATES.exists() else {}),
     }
+    return Uv(
+        program=find_uv(),
+        environ={**environ, **by_pip(told, environ), **settings, "UV_CACHE_DIR": str(cache)},
+        options=["--no-index"] if told.get("no-index", "").lower() in _TRUE else [],
+    )
 
 
-def pip_settings(listed: str, environ: Mapping[str, str]) -> dict[str, str]:
-    """What uv has to be told of pip's settings; what uv was told itself is left alone.
-
-    Args:
-        listed: what `pip config list` prints; a later line counts more.
-    """
-    told = {match[1]: match[2] for line in listed.splitlines() if (match := _SETTING.fullmatch(line.strip()))}
-    for name in _BY_PIP:
-        if value := environ.get("PIP_" + name.replace("-", "_").upper()):
-            told[name] = value
+def by_pip(told: Mapping[str, str], environ: Mapping[str, str]) -> dict[str, str]:
+    """What uv has to be told of pip's settings; what uv was told itself is left alone."""
     return {
         variable: told[name]
         for name, (variable, own) in _BY_PIP.items()
         if told.get(name) and not any(environ.get(one) for one in own)
     }
+
+
+def _pip_settings(listed: str, environ: Mapping[str, str]) -> dict[str, str]:
+    """pip's settings by their names there: those of files, under those of variables.
+
+    Args:
+        listed: what `pip config list` prints; a later line counts more.
+    """
+    told = {match[1]: match[2] for line in listed.splitlines() if (match := _SETTING.fullmatch(line.strip()))}
+    for name in (*_BY_PIP, "no-index"):
+        if value := environ.get("PIP_" + name.replace("-", "_").upper()):
+            told[name] = value
+    return told
 
 
 async def _ask_pip(python: str, environ: Mapping[str, str]) -> str:

@@ -199,7 +199,7 @@ def _system() -> list[str]:
             arguments += ["--ro-bind", str(link), str(link)]
     # Some languages do not start without their settings.
     languages = (*sorted(path.name for path in Path("/etc").glob("java-*-openjdk")), "R", "julia", "php")
-    for name in ("ld.so.cache", "localtime", "alternatives", "ssl/certs", "mime.types", *languages):
+    for name in ("ld.so.cache", "localtime", "alternatives", "ssl/certs", "mime.types", "fonts", *languages):
         if Path("/etc", name).exists():
             arguments += ["--ro-bind", f"/etc/{name}", f"/etc/{name}"]
     return arguments
