@@ -30,6 +30,15 @@ def a_wheel(folder: Path, name: str, version: str, files: Mapping[str, str] | No
             wheel.writestr(path, text)
 
 
+def only_wheels_of(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let uv find nothing but the wheels in a folder, by what pip is told."""
+    for name in [name for name in os.environ if name.startswith(("PIP_", "UV_"))]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
+
+
 def _hash(text: str) -> str:
     return base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest()).decode().rstrip("=")
 

@@ -14,7 +14,7 @@ from roost.client.api import Target
 from roost.server.auth.secrets import SecretBox, new_access_key, new_secret_key
 from roost.server.store import accounts
 from roost.server.store.sql import SqlStore
-from tests.packages import a_wheel
+from tests.packages import a_wheel, only_wheels_of
 from tests.servers import Caller, a_server
 
 
@@ -25,11 +25,7 @@ def index(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder.mkdir()
     a_wheel(folder, "tool", "1")
     a_wheel(folder, "tool", "2")
-    for name in [name for name in os.environ if name.startswith(("PIP_", "UV_"))]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
-    monkeypatch.setenv("PIP_NO_INDEX", "1")
-    monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
+    only_wheels_of(folder, monkeypatch)
     return folder
 
 
