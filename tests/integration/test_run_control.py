@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from roost.agent import sandbox
+from roost.agent import session_runs
 from roost.agent.interpreters import find_interpreters
 from roost.agent.supervisor import LocalAgent
 from roost.client.api import build_headers, build_url
@@ -199,7 +199,7 @@ async def test_code_and_input_may_be_long(server: Caller) -> None:
 
 
 async def test_a_session_keeps_so_many_runs_waiting(server: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sandbox, "MAX_WAITING", 2)
+    monkeypatch.setattr(session_runs, "MAX_WAITING", 2)
     ref = await a_session(server)
     await start(server, ref, "first", code="print('on'); input()")
     await until_output(server, ref, "first")

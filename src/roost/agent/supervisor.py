@@ -20,7 +20,8 @@ from roost.agent.files import HomeFiles
 from roost.agent.install import install_runner
 from roost.agent.interpreters import remembering_interpreters
 from roost.agent.journal import CAP_BYTES, LogWriter
-from roost.agent.sandbox import LiveSandbox, SessionRuns, until_written
+from roost.agent.sandbox import LiveSandbox
+from roost.agent.session_runs import SessionRuns, until_written
 from roost.agent.sweep import boot_id, is_alive, kill_all, remove_group, remove_tree, start_time
 from roost.runtimes import cgroups
 from roost.runtimes.base import Place, Runtime, SandboxHandle
