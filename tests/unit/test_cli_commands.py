@@ -18,6 +18,7 @@ SOURCE = Path(__file__).parents[2] / "src"
 @pytest.fixture
 def server() -> Iterator[ClientServer]:
     with ClientServer() as running:
+        running.is_roost = True
         yield running
 
 

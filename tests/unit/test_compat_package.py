@@ -25,11 +25,12 @@ PUBLIC = (
     "versioning",
 )
 PACKAGES = ("", "func", "cli")
+COMMANDS = {"cli.main": "roost.cli.compat", "cli.pretty": "roost.cli.pretty"}
 
 
 def expected_files() -> dict[Path, str]:
     """What each file of the compatible package says."""
-    names = {"": "roost.client"} | {name: f"roost.client.{name}" for name in PUBLIC} | {"cli.main": "roost.cli.compat"}
+    names = {"": "roost.client"} | {name: f"roost.client.{name}" for name in PUBLIC} | COMMANDS
     files = {_path(name): _text(name, target) for name, target in names.items()}
     return files | {_path("cli"): '"""The command of the compatible client."""\n'}
 

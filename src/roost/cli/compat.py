@@ -1,16 +1,41 @@
-"""The command `backend.ai`, as far as it exists: `config`."""
+"""The command `backend.ai` (spec/cli.md): those that work on sessions, and `config`."""
 
 import click
 
+from roost.cli.output import Group, choose_output, print_items, wants_json
+from roost.cli.pretty import warn_prettily
+from roost.cli.run import compatible_run
+from roost.cli.sessions import create, destroy, restart, session
 from roost.client import __version__
-from roost.client.config import get_config, set_config
+from roost.client.api import configured_target
+from roost.client.config import APIConfig, get_config, set_config
 
 
-@click.group(name="backend.ai", context_settings={"help_option_names": ["-h", "--help"]})
+class CompatibleGroup(Group):
+    """A group whose errors read as those of the original."""
+
+    is_compatible = True
+
+
+@click.group(name="backend.ai", cls=CompatibleGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__)
-def main() -> None:
+@click.option("--skip-sslcert-validation", is_flag=True, help="Do not check the server's certificate.")
+@click.option(
+    "--output",
+    type=click.Choice(["console", "json"]),
+    default="console",
+    show_default=True,
+    callback=choose_output,
+    expose_value=False,
+    is_eager=True,
+    help="How results are written.",
+)
+def main(skip_sslcert_validation: bool) -> None:
     """The command of Backend.AI's client, on roost."""
+    warn_prettily()
     set_config(None)
+    if skip_sslcert_validation and configured_target() is not None:
+        set_config(APIConfig(skip_sslcert_validation=True))
 
 
 @main.command()
@@ -29,5 +54,16 @@ def config() -> None:
         "Signature hash": current.hash_type,
         "Skip SSL certificate validation": "yes" if current.skip_sslcert_validation else "no",
     }
+    if wants_json():
+        print_items([rows], {})
+        return
     for label, value in rows.items():
         click.echo(f"{label}: {value}")
+
+
+for command in (create, restart, session):
+    main.add_command(command)
+main.add_command(compatible_run, "run")
+main.add_command(create, "start")
+for alias in ("destroy", "rm", "kill"):
+    main.add_command(destroy, alias)

@@ -3,18 +3,36 @@
 import click
 
 from roost.cli.images import image
-from roost.cli.output import Group
+from roost.cli.output import Group, choose_output
+from roost.cli.pretty import warn_prettily
 from roost.cli.run import run
 from roost.cli.server import doctor, down, serve, status, up
-from roost.cli.sessions import ps, rm, why
+from roost.cli.sessions import create, destroy, ps, restart, session, why
+from roost.cli.shell import shell
 from roost.client import __version__
+from roost.client.config import set_config
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__)
+@click.option(
+    "--output",
+    type=click.Choice(["console", "json"]),
+    default="console",
+    show_default=True,
+    callback=choose_output,
+    expose_value=False,
+    is_eager=True,
+    help="How results are written.",
+)
 def main() -> None:
     """Run code in isolated, long-lived sessions."""
+    warn_prettily()
+    set_config(None)
 
 
-for command in (run, up, down, status, serve, doctor, ps, why, rm, image):
+for command in (run, shell, up, down, status, serve, doctor, ps, why, create, restart, session, image):
     main.add_command(command)
+main.add_command(create, "start")
+for alias in ("destroy", "rm", "kill"):
+    main.add_command(destroy, alias)

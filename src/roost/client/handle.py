@@ -297,10 +297,13 @@ class AsyncSessionHandle:
         # Once more after a lost connection: whoever waits for it has started nothing that a second time could end.
         await self.api.call("PATCH", session_path(self.id), repeat=True)
 
-    async def destroy(self) -> None:
-        """End the session; it may have ended already."""
-        with contextlib.suppress(NotFound):
-            await self.api.call("DELETE", session_path(self.id), repeat=True)
+    async def destroy(self) -> dict[str, Any]:
+        """End the session; it may have ended already. Gives what it used, as far as that is known."""
+        try:
+            answer = await self.api.call("DELETE", session_path(self.id), repeat=True)
+        except NotFound:
+            return {}
+        return dict((answer.body or {}).get("stats") or {})
 
 
 class AsyncRun:
@@ -463,8 +466,8 @@ class SessionHandle:
     def restart(self) -> None:
         self.worker.call(self._handle.restart())
 
-    def destroy(self) -> None:
-        self.worker.call(self._handle.destroy())
+    def destroy(self) -> dict[str, Any]:
+        return self.worker.call(self._handle.destroy())
 
 
 class Run:

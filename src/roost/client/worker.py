@@ -68,13 +68,13 @@ class Worker(threading.Thread):
     def iterate(self, items: AsyncGenerator[T, None]) -> Generator[T, None, None]:
         """Pull an asynchronous generator, one item for each that the caller takes."""
         context = contextvars.copy_context()
-        end = object()
+        end, turn = object(), asyncio.Lock()
         try:
-            while (item := self.call(_next(items, end), context)) is not end:
+            while (item := self.call(_next(items, end, turn), context)) is not end:
                 yield item
         finally:
             if not self.loop.is_closed():
-                self.call(items.aclose(), context)
+                self.call(_close(items, turn), context)
 
     def stop(self) -> None:
         """End the loop and the thread; may be called twice."""
@@ -99,8 +99,15 @@ async def _settle(coro: Coroutine[Any, Any, T], future: "concurrent.futures.Futu
             future.set_result(result)
 
 
-async def _next(items: AsyncGenerator[T, None], end: Any) -> Any:
-    return await anext(items, end)
+async def _next(items: AsyncGenerator[T, None], end: Any, turn: asyncio.Lock) -> Any:
+    async with turn:
+        return await anext(items, end)
+
+
+async def _close(items: AsyncGenerator[T, None], turn: asyncio.Lock) -> None:
+    """Close a generator, once the step of it that an interrupt cancelled has come to its end."""
+    async with asyncio.timeout(TIDY_S), turn:
+        await items.aclose()
 
 
 async def _cancel_all() -> None:

@@ -193,6 +193,8 @@ class Magics:
         if packages not in sys.path and os.path.isdir(packages):
             site.addsitedir(packages)
         importlib.invalidate_caches()
+        if code and _has_no_pip():
+            raise UsageError("there is no pip in this image; name the package where the image is built")
         if code:
             raise UsageError(f"pip ended with {code}")
 
@@ -225,6 +227,12 @@ def _timeit_options(code: str) -> tuple[int, int, str]:
         else:
             repeats = int(found["count"])
         code = code[found.end() :]
+
+
+def _has_no_pip() -> bool:
+    import importlib.util
+
+    return importlib.util.find_spec("pip") is None
 
 
 def _say(text: str) -> None:

@@ -82,20 +82,27 @@ def launch_log(folder: Path) -> BinaryIO:
     return open(folder / "launch.log", "ab", opener=lambda path, flags: os.open(path, flags, 0o600))
 
 
-def session_settings(spec: SandboxSpec, home: str, environment: str | None) -> dict[str, Any]:
+def session_settings(spec: SandboxSpec, home: str, environment: str | None, names: str) -> dict[str, Any]:
     """What the runner is told of its session (docs/protocol/runner.md, section 4).
 
     Args:
+        spec: what is launched.
         home: the session's, as seen inside the sandbox.
         environment: that of its image, as seen inside the sandbox.
+        names: the folder of `interpreter_names`, as seen inside the sandbox.
     """
     return {
         "home": home,
         "environ": {**spec.environ, "HOME": home},
         "language": spec.interpreter.language,
         "program": spec.interpreter.path if environment is None else f"{environment}/bin/python",
-        "path": [] if environment is None else [f"{environment}/bin"],
+        "path": [names if environment is None else f"{environment}/bin"],
     }
+
+
+def interpreter_names(spec: SandboxSpec) -> tuple[str, ...]:
+    """What the image's interpreter is called inside, whatever the host calls so."""
+    return ("python", "python3") if spec.interpreter.language == "python" else ()
 
 
 @contextlib.contextmanager

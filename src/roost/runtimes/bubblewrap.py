@@ -20,6 +20,7 @@ from roost.runtimes.base import (
     Place,
     Runtime,
     SandboxHandle,
+    interpreter_names,
     launch_log,
     session_settings,
     settings_file,
@@ -30,6 +31,7 @@ from roost.wire.errors import AgentError
 from roost.wire.sandboxes import Isolation, Rung, RuntimeProbe, SandboxSpec
 
 RUNNER = "/opt/roost/runner"
+NAMES = "/opt/roost/bin"
 INFO_TIMEOUT_S = 10.0
 TMP_BYTES = 64 << 20
 
@@ -83,7 +85,7 @@ class BubblewrapRuntime(Runtime):
         read_info, write_info = os.pipe2(os.O_CLOEXEC)
         program = os.memfd_create("seccomp", os.MFD_CLOEXEC)
         environment = None if place.environment is None else ENVIRONMENT
-        settings = {"socket_fd": LISTENER_FD, "ready_fd": READY_FD, **session_settings(spec, HOME, environment)}
+        settings = {"socket_fd": LISTENER_FD, "ready_fd": READY_FD, **session_settings(spec, HOME, environment, NAMES)}
         try:
             os.write(program, self._filter())
             os.lseek(program, 0, os.SEEK_SET)
@@ -159,10 +161,16 @@ def whole_profile(spec: SandboxSpec, place: Place) -> Profile:
         "sized tmp": ["--size", str(TMP_BYTES), "--tmpfs", "/tmp"],
         "home": ["--bind", str(place.home), HOME],
         "runner": ["--ro-bind", str(place.runner), RUNNER],
+        "interpreter": _interpreter(spec),
         "packages": _packages(place.environment),
         "read-only root": ["--remount-ro", "/"],
         "filter": ["--seccomp", str(SECCOMP_FD)],
     }
+
+
+def _interpreter(spec: SandboxSpec) -> list[str]:
+    links = [("--symlink", spec.interpreter.path, f"{NAMES}/{name}") for name in interpreter_names(spec)]
+    return [argument for link in links for argument in link]
 
 
 def _packages(environment: Path | None) -> list[str]:

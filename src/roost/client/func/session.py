@@ -14,7 +14,7 @@ from uuid import UUID, uuid4
 import aiohttp
 
 from roost.client.active import api_session, current_session
-from roost.client.archives import extract, inside_home, place
+from roost.client.archives import HOME, extract, inside_home, place
 from roost.client.exceptions import ArgumentError, BackendClientError
 from roost.client.func.base import BaseFunction, api_function
 from roost.client.request import AttachedFile, Request, Response
@@ -385,7 +385,7 @@ class ComputeSession(BaseFunction):
                     content.write(piece)
                     bar.update(len(piece))
             content.seek(0)
-            target = dest / inside
+            target = dest / (inside.name or HOME.name)  # as official servers name what they send
             return await asyncio.to_thread(place, content, target, is_folder, within=dest)
 
     @api_function
@@ -465,7 +465,7 @@ def _uploads(files: Iterable[str | Path], base: Path) -> list[tuple[Path, str]]:
     for file in files:
         path = (base / file).resolve()
         if not path.is_relative_to(base):
-            raise ValueError(f"{file} does not lie beneath {base}")
+            raise ArgumentError(f"{file} does not lie beneath {base}")
         inside = sorted(entry for entry in path.rglob("*") if entry.is_file()) if path.is_dir() else [path]
         found.extend((entry, entry.relative_to(base).as_posix()) for entry in inside)
     if not found:
