@@ -78,6 +78,18 @@ class Caller:
                 messages += parser.feed(chunk)
         return messages
 
+    async def build(self, name: str, requirements: str, **more: Any) -> list[SSEMessage]:
+        """Build an image; what was said up to its end, which is `image` or `problem`."""
+        url = build_url(self.target, "/image", None)
+        headers = build_headers(self.target, "POST", url, "application/json", datetime.now(UTC))
+        body = msgspec.json.encode({"name": name, "requirements": requirements, **more})
+        parser, messages = SSEParser(), []
+        async with self.http.post(url, data=io.BytesIO(body), headers=headers) as raw:
+            assert raw.status == 200, await raw.text()
+            async for chunk in raw.content.iter_any():
+                messages += parser.feed(chunk)
+        return messages
+
 
 @contextlib.asynccontextmanager
 async def a_server(data_dir: Path, **settings: Any) -> AsyncIterator[Caller]:

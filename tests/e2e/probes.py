@@ -41,6 +41,9 @@ from tests.agents import end, output, run
 OWN_UID = "own uid"
 NOTHING_OF_THE_HOST = "nothing of the host"
 READ_ONLY_SYSTEM, READ_ONLY_RUNNER = "read-only system", "read-only runner"
+READ_ONLY_PACKAGES = "read-only packages"
+PACKAGES = "0" * 64
+"""The digest of an environment that everybody who owns it may write to."""
 NO_LAUNCH_ENVIRONMENT = "no launch environment"
 CLOSED_MEMORY, CLOSED_DESCRIPTORS = "closed memory of the runner", "closed descriptors of the runner"
 PEER_CHECK = "the agent talks to pid 1 alone"
@@ -232,6 +235,9 @@ def _profile_probes() -> Iterator[Probe]:
     )
     yield Probe(
         "writing to the runner", "open('/opt/roost/runner/x', 'w').close()", "EROFS", (READ_ONLY_RUNNER, OWN_UID)
+    )
+    yield Probe(
+        "writing to the packages", "open('/opt/roost/env/x', 'w').close()", "EROFS", (READ_ONLY_PACKAGES, OWN_UID)
     )
     yield Probe("adding to the root", "os.mkdir('/x')", "EROFS", ("read-only root",))
     yield Probe("adding a device", "os.mkdir('/dev/x')", "EROFS", ("read-only devices",))
@@ -462,7 +468,8 @@ def _weakened(profile: Profile, without: Collection[str]) -> Profile:
     for name, instead in INSTEAD.items():
         if name in without:
             profile[name] = instead
-    for name, line in ((READ_ONLY_SYSTEM, "system"), (READ_ONLY_RUNNER, "runner")):
+    read_only = ((READ_ONLY_SYSTEM, "system"), (READ_ONLY_RUNNER, "runner"), (READ_ONLY_PACKAGES, "packages"))
+    for name, line in read_only:
         if name in without:
             profile[line] = ["--bind" if word == "--ro-bind" else word for word in profile[line]]
     if NOTHING_OF_THE_HOST in without:
@@ -481,7 +488,7 @@ INSTEAD = {
 # file and text of the runner that are cut out
 CUTS = {
     CLOSED_MEMORY: ("runner.py", "system.set_dumpable(False)"),
-    CLOSED_DESCRIPTORS: ("kernel.py", "system.close_all_but({0, 1, 2, control, sync})"),
+    CLOSED_DESCRIPTORS: ("settling.py", "system.close_all_but({0, 1, 2, control, sync})"),
     IGNORED_SIGNALS: ("runner.py", "signal.SIGINT, "),
 }
 
@@ -542,6 +549,7 @@ class Laboratory:
         for name in ("admin.json", "roost.db"):
             (self._data / name).write_text("secret")
             (self._data / name).chmod(0o600)
+        (self._data / "images" / "envs" / PACKAGES).mkdir(mode=0o755)
         for own_uid in (True, False):
             self._agent.own_uid = own_uid
             self._victims[own_uid] = new_session_id()
@@ -583,7 +591,9 @@ class Laboratory:
         self._runtimes.setdefault(name, Weak(without, self._data))
         self._agent.own_uid = OWN_UID not in without
         self._agent.checks_peer = PEER_CHECK not in without
-        spec = SandboxSpec(session_id=new_session_id(), interpreter=self._interpreter, runtime=name)
+        spec = SandboxSpec(
+            session_id=new_session_id(), interpreter=self._interpreter, environment=PACKAGES, runtime=name
+        )
         try:
             await self._agent.launch(spec)
         except AgentError as error:

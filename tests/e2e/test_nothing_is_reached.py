@@ -96,8 +96,8 @@ def test_every_line_of_the_profile_and_every_group_of_the_filter_has_a_probe() -
     spec = SandboxSpec(session_id=new_session_id(), interpreter=find_interpreters()[0])
     lines = {*bubblewrap.whole_profile(spec, place), *seccomp.rules()}
     # A session needs what these bring; what they keep closed goes by a name of its own.
-    lines -= {"system", "runner", "home"}
-    lines |= {probes.READ_ONLY_SYSTEM, probes.READ_ONLY_RUNNER, probes.NOTHING_OF_THE_HOST}
+    lines -= {"system", "runner", "interpreter", "home", "packages"}
+    lines |= {probes.READ_ONLY_SYSTEM, probes.READ_ONLY_RUNNER, probes.READ_ONLY_PACKAGES, probes.NOTHING_OF_THE_HOST}
 
     assert lines - {line for probe in PROBES for line in probe.without} == set()
 

@@ -10,7 +10,7 @@ import pytest
 
 from roost.agent.journal import SEGMENT_BYTES, LogWriter, encode_json
 from roost.agent.runs import Kind
-from roost.agent.sandbox import SessionRuns
+from roost.agent.session_runs import SessionRuns
 from roost.agent.supervisor import IDLE_LOGS, LocalAgent
 from roost.wire.runs import RunEnd, RunSpec, RunState, RunStatus
 from tests.agents import end, output

@@ -32,8 +32,8 @@ async def test_a_session_runs_when_its_script_has_run(world: World) -> None:
     await world.agent.finish(session.id, BOOTSTRAP, DONE)
     running = await world.until_state(session, S.RUNNING)
 
-    assert world.agent.homes[session.id] == {"/home/work/bootstrap.sh": SCRIPT.encode()}
-    assert (run.mode, run.batch and run.batch.exec) == ("batch", "/bin/sh /home/work/bootstrap.sh")
+    assert world.agent.homes[session.id] == {"bootstrap.sh": SCRIPT.encode()}
+    assert (run.mode, run.batch and run.batch.exec) == ("batch", "/bin/sh bootstrap.sh")
     assert (during.state, running.reason, running.status_data) == (S.PREPARING, None, {})
 
 
@@ -87,7 +87,7 @@ async def test_a_script_runs_once_in_each_sandbox_though_its_server_is_killed(tm
         await first.scheduler.open()
         session = await first.create(bootstrap_script=SCRIPT)
         await agent.until_started(BOOTSTRAP)
-    agent.homes[session.id]["/home/work/bootstrap.sh"] = b"# changed by itself"
+    agent.homes[session.id]["bootstrap.sh"] = b"# changed by itself"
     if not is_alive:
         await agent.die(session.id, Reason(code="node-lost", sentence="the machine was started anew"))
     ids = [BOOTSTRAP] if is_alive else [BOOTSTRAP, f"{BOOTSTRAP}-2"]
@@ -99,4 +99,4 @@ async def test_a_script_runs_once_in_each_sandbox_though_its_server_is_killed(tm
         await second.until_state(session, S.RUNNING)
 
         assert [run.run_id for _, run in agent.started] == ids
-        assert (agent.homes[session.id]["/home/work/bootstrap.sh"] == SCRIPT.encode()) is not is_alive
+        assert (agent.homes[session.id]["bootstrap.sh"] == SCRIPT.encode()) is not is_alive

@@ -58,3 +58,17 @@ async def test_a_shell_keeps_its_variables_between_runs(server: Caller) -> None:
     result = await server.execute("class-7", "echo $answer")
 
     assert result["console"] == [["stdout", "42\n"]]
+
+
+@pytest.mark.parametrize("runtime", ["bubblewrap", "process"])
+async def test_python_is_that_of_the_image(server: Caller, runtime: str) -> None:
+    config = {"resource_opts": {"runtime": runtime}}
+    made = await server("POST", "/session", {"name": "class-7", "image": "python", "config": config})
+    code = "import subprocess, sys; print([subprocess.getoutput(f'{n} --version') for n in ('python', 'python3')])"
+
+    result = await server.execute("class-7", code)
+
+    assert made.status == 201, made.body
+    version = INSTALLED["python"].version
+    names = result["console"][0][1]
+    assert names.count(f"Python {version}.") == 2, names

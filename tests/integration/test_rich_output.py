@@ -3,7 +3,6 @@
 import base64
 import itertools
 import json
-import subprocess
 from typing import Any
 
 import pytest
@@ -355,27 +354,3 @@ async def test_nothing_is_loaded_for_who_shows_nothing_rich(session: Caller) -> 
     result = await finished(session, code)
 
     assert result["console"] == [["stdout", "[]\n"]]
-
-
-def needs(module: str) -> pytest.MarkDecorator:
-    python = find_interpreters()[0].path
-    lacks = subprocess.run([python, "-I", "-c", f"import {module}"], capture_output=True, check=False).returncode != 0
-    return pytest.mark.skipif(lacks, reason=f"{python} has no {module}")
-
-
-@needs("matplotlib")
-async def test_a_real_plot_is_an_image(session: Caller) -> None:
-    result = await finished(session, "import matplotlib.pyplot as plt\nplt.plot([1, 2]); plt.show()")
-
-    [[kind, [mime, content]]] = result["console"]
-    assert (kind, mime) == ("media", "image/png")
-    assert base64.b64decode(content.partition(",")[2]).startswith(PNG)
-
-
-@needs("pandas")
-async def test_a_real_table_is_html(session: Caller) -> None:
-    result = await finished(session, "import pandas\npandas.DataFrame({'a': [1]})")
-
-    [[kind, content]] = result["console"]
-    assert kind == "html"
-    assert "<table" in content

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from roost.agent import sandbox
+from roost.agent import session_runs
 from roost.agent.interpreters import find_interpreters
 from roost.agent.supervisor import LocalAgent
 from roost.client.api import build_headers, build_url
@@ -42,6 +42,13 @@ async def until_output(server: Caller, ref: str, run_id: str) -> None:
     """Wait until a run of ours has written something."""
     async with asyncio.timeout(30):
         while not (await server.execute(ref, mode="continue", run_id=run_id))["console"]:
+            pass
+
+
+async def until_prompt(server: Caller, ref: str, run_id: str) -> None:
+    """Wait until a run of ours asks for input."""
+    async with asyncio.timeout(30):
+        while (await server("GET", f"/session/{ref}/runs/{run_id}")).body["prompt"] is None:
             pass
 
 
@@ -143,7 +150,9 @@ async def test_an_interrupt_tells_what_came_of_it(server: Caller) -> None:
     outcomes = [reply.body["outcome"] for reply in (dequeued, soft, again, hard)]
     assert outcomes == ["dequeued", "interrupted", "finished", "escalated"]
     assert (await ended(server, ref, "hard"))["reason"]["code"] == "interrupt-escalated"
-    assert (await server.execute(ref, "6 * 7"))["console"][-1] == ["stdout", "42"]
+    assert (await ended(server, ref, "hard"))["cost"]["wall_s"] > 0
+    await start(server, ref, "after", code="print(6 * 7)")
+    assert '"42\\n"' in [message.data for message in await server.events(ref, "after")]
 
 
 async def test_a_run_may_have_a_limit_of_time(server: Caller) -> None:
@@ -174,8 +183,23 @@ async def test_a_session_ends_with_a_run_beyond_its_limit(server: Caller) -> Non
     assert any("longer than 1 seconds" in one["sentence"] for one in history)
 
 
+async def test_code_and_input_may_be_long(server: Caller) -> None:
+    ref = await a_session(server)
+    blank = "é" * (7 << 20)  # 14 MiB of UTF-8
+    await start(server, ref, "long", code=f"text = '{blank}'\nprint(len(text), len(input()))")
+    await until_prompt(server, ref, "long")
+
+    answered = await server("POST", f"/session/{ref}/runs/long/input", {"text": blank})
+    again = await server("POST", f"/session/{ref}/runs", {"run_id": "long", "code": "text = 2"})
+    more = await server("POST", f"/session/{ref}/runs", {"run_id": "more", "code": "#" * (21 << 20)})
+
+    assert (await ended(server, ref, "long"))["exit_code"] == 0
+    assert (answered.status, again.status, more.status) == (204, 409, 400)
+    assert "upload it" in more.body["hint"]
+
+
 async def test_a_session_keeps_so_many_runs_waiting(server: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sandbox, "MAX_WAITING", 2)
+    monkeypatch.setattr(session_runs, "MAX_WAITING", 2)
     ref = await a_session(server)
     await start(server, ref, "first", code="print('on'); input()")
     await until_output(server, ref, "first")

@@ -9,7 +9,7 @@ import pytest
 
 from roost.agent.journal import SEGMENTS, LogWriter, encode_json
 from roost.agent.runs import Kind, Run, admit
-from roost.agent.sandbox import SessionRuns
+from roost.agent.session_runs import SessionRuns
 from roost.wire.runs import Event, EventKind, RunEnd, RunSpec, RunState, RunStatus
 
 CAP = 1 << 20

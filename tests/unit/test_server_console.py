@@ -44,7 +44,7 @@ def test_what_a_user_must_know_is_told_on_stderr() -> None:
         )
     )
 
-    assert shown == [["stderr", f"{STATE_LOST}[70 bytes of output were dropped here]\ntoo much memory\n"]]
+    assert shown == [["stderr", f"{STATE_LOST}[events 2 to 5 are gone from the log]\ntoo much memory\n"]]
 
 
 @pytest.mark.parametrize(

@@ -82,5 +82,5 @@ class RunnerLink(asyncio.Protocol):
 
 
 def payload_of(message: dict[str, Any]) -> bytes:
-    """A message as it goes over the link; at most `MAX_PAYLOAD` bytes fit."""
-    return json.dumps(message).encode()
+    """A message as it goes over the link; at most `MAX_COMMAND` bytes fit."""
+    return json.dumps(message, ensure_ascii=False).encode("utf-8", "surrogatepass")

@@ -10,6 +10,7 @@ accepted ──started──▶ running ──prompt──▶ waiting
 Everything that comes out of a sandbox passes `admit`, which treats it as written by an attacker.
 """
 
+import hashlib
 import signal
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -186,13 +187,17 @@ class Run:
     ended_at: float | None = None
     end: RunEnd | None = None
     cursor: int = 0
+    digest: bytes = b""
+    """Of what was asked for; the code itself is kept until the runner has it."""
     unanswered: dict[int, str | None] = field(default_factory=dict)
     """Answers by prompt number that the runner may not have seen, sent again on every connection."""
 
+    def __post_init__(self) -> None:
+        self.digest = self.digest or digest_of(self.acceptance)
+
     def is_same(self, spec: RunSpec) -> bool:
         """Whether a start of this run's id asks for the same work."""
-        ours = self.acceptance
-        return (ours.code, ours.mode, ours.batch) == (spec.code, spec.mode, spec.batch)
+        return self.digest == digest_of(spec)
 
     def copy(self) -> "Run":
         """A run to try events on before they are in the log."""
@@ -210,6 +215,11 @@ class Run:
             ended_at=self.ended_at,
             end=self.end,
         )
+
+
+def digest_of(work: RunSpec | Acceptance) -> bytes:
+    """What makes two starts ask for the same."""
+    return hashlib.sha256(msgspec.json.encode((work.code, work.mode, work.batch))).digest()
 
 
 def admit(run: Run, kind: Kind, payload: bytes) -> Any:
@@ -300,6 +310,7 @@ def apply(run: Run, kind: Kind, data: Any, at: float) -> None:
     match kind:
         case Kind.STARTED:
             run.state, run.started_at = RunState.RUNNING, at
+            _forget_code(run)
         case Kind.PROMPT:
             run.state, run.prompts = RunState.WAITING, data.prompt
             run.unanswered.clear()  # who asks again has had the answers before
@@ -309,10 +320,16 @@ def apply(run: Run, kind: Kind, data: Any, at: float) -> None:
             run.state, run.stages = RunState.RUNNING, run.stages + 1
         case Kind.END:
             run.state, run.ended_at, run.end = RunState.ENDED, at, data
+            _forget_code(run)
             run.unanswered.clear()
         case _:
             pass
     run.last_seq += 1
+
+
+def _forget_code(run: Run) -> None:
+    if run.acceptance.code:
+        run.acceptance = msgspec.structs.replace(run.acceptance, code="")
 
 
 def run_end(

@@ -8,18 +8,20 @@ import os
 import socket
 import tempfile
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import structlog
 
+from roost.agent.environments import EnvironmentStore
 from roost.agent.files import HomeFiles
 from roost.agent.install import install_runner
 from roost.agent.interpreters import remembering_interpreters
 from roost.agent.journal import CAP_BYTES, LogWriter
-from roost.agent.sandbox import LiveSandbox, SessionRuns, until_written
+from roost.agent.sandbox import LiveSandbox
+from roost.agent.session_runs import SessionRuns, until_written
 from roost.agent.sweep import boot_id, is_alive, kill_all, remove_group, remove_tree, start_time
 from roost.runtimes import cgroups
 from roost.runtimes.base import Place, Runtime, SandboxHandle
@@ -27,7 +29,8 @@ from roost.runtimes.base import runtimes as installed_runtimes
 from roost.runtimes.keeper import KeeperClient
 from roost.runtimes.programs import first_closed
 from roost.wire.agent import Agent, SessionFiles
-from roost.wire.errors import AgentError, CannotEnforce, SessionNotFound, SessionNotRunning
+from roost.wire.environments import Environment, EnvironmentRequest
+from roost.wire.errors import AgentError, CannotEnforce, Conflict, SessionNotFound, SessionNotRunning
 from roost.wire.reasons import Reason
 from roost.wire.runs import InterruptOutcome, Page, RunSpec, RunSummary
 from roost.wire.sandboxes import (
@@ -105,6 +108,7 @@ class LocalAgent(Agent):
         self._run_dir = run_dir(data_dir)
         self._runtimes = runtimes if runtimes is not None else installed_runtimes()
         self._hierarchies = cgroups.Hierarchies()
+        self._environments = EnvironmentStore(self._images)
         self._writer: LogWriter | None = None
         self._keeper: KeeperClient | None = None
         self._runner = Path()
@@ -134,6 +138,7 @@ class LocalAgent(Agent):
                 folder.chmod(mode)
         _check_owner(self._run_dir)
         self._runner = await asyncio.to_thread(install_runner, self._data)
+        await self._environments.open()
         self._hierarchies = cgroups.here()
         self._writer = LogWriter()
         self._keeper = KeeperClient(self._run_dir, self._runner, self._data / "keeper.log", self._on_exit)
@@ -171,6 +176,21 @@ class LocalAgent(Agent):
     async def interpreters(self) -> list[Interpreter]:
         return await asyncio.to_thread(remembering_interpreters, self._images / "programs.json")
 
+    async def build(self, request: EnvironmentRequest) -> AsyncGenerator[str | Environment, None]:
+        async with contextlib.aclosing(self._environments.build(request)) as steps:
+            async for step in steps:
+                yield step
+
+    async def environments(self) -> list[str]:
+        return await asyncio.to_thread(self._environments.digests)
+
+    async def remove_environment(self, digest: str) -> None:
+        for folder in self._sandboxes.iterdir():
+            with contextlib.suppress(OSError, msgspec.DecodeError):  # it is only being made, or on its way out
+                if self._load(folder.name).spec.environment == digest:
+                    raise Conflict(f"session {folder.name} uses the environment {digest[:12]}")
+        await self._environments.remove(digest)
+
     async def probe(self) -> list[RuntimeProbe]:
         return [runtime.probe() for runtime in self._runtimes.values()]
 
@@ -207,6 +227,7 @@ class LocalAgent(Agent):
                 folder=folder,
                 home=home,
                 runner=self._runner,
+                environment=None if spec.environment is None else self._environments.find(spec.environment),
                 programs=self._data / "programs",
                 listener=listener.fileno(),
                 ready=write_ready,

@@ -2,6 +2,7 @@
 
 import click
 
+from roost.cli.images import image
 from roost.cli.output import Group, choose_output
 from roost.cli.pretty import warn_prettily
 from roost.cli.run import run
@@ -30,7 +31,7 @@ def main() -> None:
     set_config(None)
 
 
-for command in (run, shell, up, down, status, serve, doctor, ps, why, create, restart, session):
+for command in (run, shell, up, down, status, serve, doctor, ps, why, create, restart, session, image):
     main.add_command(command)
 main.add_command(create, "start")
 for alias in ("destroy", "rm", "kill"):

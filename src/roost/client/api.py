@@ -173,6 +173,23 @@ class Api:
                 problem = error
             await self._wait(patience, problem)
 
+    async def build_image(self, body: Any) -> AsyncGenerator[SSEMessage, None]:
+        """What the server says while it builds an image, up to the end; leaving it gives the build up.
+
+        Raises:
+            RoostError: the server refuses, or was lost on the way.
+        """
+        parser = SSEParser()
+        content = json.dumps(body).encode()
+        with self._reaching():
+            try:
+                async with self._send("POST", "/image", data=content, content_type="application/json") as raw:
+                    async for chunk in raw.content.iter_any():
+                        for message in parser.feed(chunk):
+                            yield message
+            except aiohttp.ClientPayloadError as error:
+                raise Unreachable(f"{self.target.endpoint} was lost: {error}", hint="build it again") from error
+
     async def _event_messages(self, path: str, after: int) -> AsyncGenerator[list[SSEMessage], None]:
         """The messages that arrived together; none in a sign of life."""
         parser = SSEParser()
@@ -249,6 +266,16 @@ class _Patience:
 def session_path(reference: str, *more: str) -> str:
     """The path of a session, or of something in it."""
     return "/" + "/".join(quote(part, safe="") for part in ("session", reference, *more))
+
+
+def image_path(reference: str) -> str:
+    """The path of an image."""
+    return f"/image/{quote(reference, safe='/:')}"
+
+
+def alias_path(alias: str) -> str:
+    """The path of an alias of an image."""
+    return f"/image-alias/{quote(alias, safe='/:')}"
 
 
 def file_path(reference: str, remote: str) -> str:

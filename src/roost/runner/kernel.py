@@ -49,7 +49,7 @@ def main(control: int, sync: int, stdout: int, stderr: int, settings: Settings) 
     code = 1
     try:
         leave_runner(control, sync, stdout, stderr)
-        _settle_in(settings.home, settings.environ)
+        _settle_in(settings.home, settings.environ, settings.program)
         Kernel(control, sync).serve()
         code = 0
     except BaseException:
@@ -61,7 +61,7 @@ def main(control: int, sync: int, stdout: int, stderr: int, settings: Settings) 
         os._exit(code)
 
 
-def _settle_in(home: str, environ: dict[str, str]) -> None:
+def _settle_in(home: str, environ: dict[str, str], program: str) -> None:
     os.environ.clear()
     os.environ.update(environ)
     # There is no screen, so matplotlib would look for one in vain.
@@ -69,6 +69,10 @@ def _settle_in(home: str, environ: dict[str, str]) -> None:
     time.tzset()
     os.chdir(home)
     sys.argv = [""]
+    if program != sys.executable:
+        # That of an environment of packages, which `site` recognizes by it; processes that user code starts get it too.
+        sys.executable = program
+        sys.prefix = sys.exec_prefix = os.path.dirname(os.path.dirname(program))
     # The runner was started with -S and -I to be quick and safe; the user wants what is installed.
     sys.path[:0] = ["", *filter(None, environ.get("PYTHONPATH", "").split(os.pathsep))]
     try:
@@ -327,7 +331,7 @@ class Kernel:
         """Execute `code`; the value of its last statement if that is an expression."""
         name = f"<run {self._run}>"
         linecache.cache[name] = (len(code), None, code.splitlines(True), name)
-        tree: Any = compile(code, name, "exec", ast.PyCF_ONLY_AST, dont_inherit=True)
+        tree = self._parse(code, name)
         last = tree.body[-1] if tree.body and isinstance(tree.body[-1], ast.Expr) else None
         if last is not None:
             tree.body.pop()
@@ -341,6 +345,19 @@ class Kernel:
         expression = compile(ast.Expression(last.value), name, "eval", flags=flags | future, dont_inherit=True)
         self._evaluate_compiled(body)
         return self._evaluate_compiled(expression)
+
+    def _parse(self, code: str, name: str) -> Any:
+        try:
+            return compile(code, name, "exec", ast.PyCF_ONLY_AST, dont_inherit=True)
+        except SyntaxError:
+            from . import magics
+
+            python = magics.rewritten(code)
+            if python is None:
+                raise
+        tree = compile(python, name, "exec", ast.PyCF_ONLY_AST, dont_inherit=True)
+        magics.install(self._namespace, self._evaluate)
+        return tree
 
     def _evaluate_compiled(self, code: CodeType) -> Any:
         value = eval(code, self._namespace)  # noqa: S307 - running other people's code is the purpose

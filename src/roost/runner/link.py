@@ -10,6 +10,7 @@ from .codec import from_json
 from .poller import READ, WRITE, Poller
 from .protocol import (
     ABILITIES,
+    MAX_COMMAND,
     MAX_PAYLOAD,
     MAX_UNACKNOWLEDGED,
     VERSION,
@@ -184,7 +185,7 @@ class _Connection:
 
     def __init__(self, accepted: socket) -> None:
         self.socket = accepted
-        self.decoder = Decoder()
+        self.decoder = Decoder(MAX_COMMAND)
         self.outbox: deque[bytes] = deque()
         self.sent_of_first = 0
         self.writing = False

@@ -12,12 +12,15 @@ if TYPE_CHECKING:
 
 VERSION = 1
 MAX_PAYLOAD = 1 << 20
+"""Of a frame from the runner."""
+MAX_COMMAND = 20 << 20
+"""Of a frame from the agent: code of 16 MiB, escaped."""
 MAX_OUTPUT = 65_536
 MAX_UNACKNOWLEDGED = 4 << 20
 MAX_COMPLETIONS = 500
 MAX_COMPLETION = 256
 STAGES = ("clean", "build", "exec")
-ABILITIES = ("batch", "complete", "kill")
+ABILITIES = ("batch", "complete", "kill", "long-commands")
 """What a runner says in its hello that it can do beyond the first runners of this version."""
 
 HEADER = struct.Struct(">IBQI")
@@ -50,6 +53,10 @@ class Kind:
     STAGE = 75
 
 
+def _limit_of(kind: int) -> int:
+    return MAX_COMMAND if kind < Kind.HELLO else MAX_PAYLOAD
+
+
 class Frame:
     """One decoded frame. Its kind may be one that we do not know."""
 
@@ -75,10 +82,10 @@ def encode(kind: int, frame: int, run: int, payload: bytes) -> bytes:
     """One frame as bytes.
 
     Raises:
-        ProtocolError: the payload is longer than `MAX_PAYLOAD`.
+        ProtocolError: the payload is longer than its kind allows.
     """
-    if len(payload) > MAX_PAYLOAD:
-        raise ProtocolError(f"a payload of {len(payload)} bytes is longer than {MAX_PAYLOAD}")
+    if len(payload) > _limit_of(kind):
+        raise ProtocolError(f"a payload of {len(payload)} bytes is longer than {_limit_of(kind)}")
     return HEADER.pack(_AFTER_LENGTH + len(payload), kind, frame, run) + payload
 
 
@@ -90,7 +97,8 @@ def encode_json(kind: int, frame: int, run: int, message: Any) -> bytes:
 class Decoder:
     """Cuts a stream of bytes into frames, however the bytes arrive."""
 
-    def __init__(self) -> None:
+    def __init__(self, max_payload: int = MAX_PAYLOAD) -> None:
+        self._max_payload = max_payload
         self._buffer = bytearray()
 
     def feed(self, data: bytes) -> list[Frame]:
@@ -106,7 +114,7 @@ class Decoder:
         while len(buffer) - start >= LENGTH.size:
             (length,) = LENGTH.unpack_from(buffer, start)
             # Checked before the rest has arrived, so that nobody makes us keep more than one frame.
-            if not _AFTER_LENGTH <= length <= _AFTER_LENGTH + MAX_PAYLOAD:
+            if not _AFTER_LENGTH <= length <= _AFTER_LENGTH + self._max_payload:
                 raise ProtocolError(f"a frame of {length} bytes")
             end = start + LENGTH.size + length
             if len(buffer) < end:

@@ -61,6 +61,7 @@ def main(argument: str) -> NoReturn:
     os.chdir(config["home"])
     language, program = config.get("language", "python"), config.get("program", sys.executable)
     environ = {**_STANDARD, "HOME": config["home"], **config["environ"]}
+    environ["PATH"] = ":".join((*config.get("path", ()), environ["PATH"]))
     Runner(listener, Settings(config["home"], environ, language, program)).serve()
     sys.exit(0)
 

@@ -16,6 +16,8 @@ from roost.wire.sandboxes import Isolation, RuntimeProbe, SandboxSpec
 
 HOME = "/home/work"
 """Where a session's home is seen inside a sandbox."""
+ENVIRONMENT = "/opt/roost/env"
+"""Where the packages of a session's image are seen inside a sandbox."""
 
 
 class Place(msgspec.Struct, frozen=True, kw_only=True):
@@ -32,6 +34,8 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
     """Descriptor of the bound socket that the runner will listen on."""
     ready: int
     """Write end of a pipe; the runner writes one byte once it listens."""
+    environment: Path | None = None
+    """The packages of the session's image, readable by every uid; None where it has none."""
     uid: int | None
     """The session's own uid, or None where the agent may not change it."""
     cgroups: tuple[str, ...] = ()
@@ -78,14 +82,27 @@ def launch_log(folder: Path) -> BinaryIO:
     return open(folder / "launch.log", "ab", opener=lambda path, flags: os.open(path, flags, 0o600))
 
 
-def session_settings(spec: SandboxSpec, home: str) -> dict[str, Any]:
-    """What the runner is told of its session (docs/protocol/runner.md, section 4), as seen inside the sandbox."""
+def session_settings(spec: SandboxSpec, home: str, environment: str | None, names: str) -> dict[str, Any]:
+    """What the runner is told of its session (docs/protocol/runner.md, section 4).
+
+    Args:
+        spec: what is launched.
+        home: the session's, as seen inside the sandbox.
+        environment: that of its image, as seen inside the sandbox.
+        names: the folder of `interpreter_names`, as seen inside the sandbox.
+    """
     return {
         "home": home,
         "environ": {**spec.environ, "HOME": home},
         "language": spec.interpreter.language,
-        "program": spec.interpreter.path,
+        "program": spec.interpreter.path if environment is None else f"{environment}/bin/python",
+        "path": [names if environment is None else f"{environment}/bin"],
     }
+
+
+def interpreter_names(spec: SandboxSpec) -> tuple[str, ...]:
+    """What the image's interpreter is called inside, whatever the host calls so."""
+    return ("python", "python3") if spec.interpreter.language == "python" else ()
 
 
 @contextlib.contextmanager

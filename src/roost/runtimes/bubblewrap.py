@@ -14,13 +14,24 @@ from importlib import import_module
 from pathlib import Path
 
 from roost.runtimes import seccomp
-from roost.runtimes.base import HOME, Place, Runtime, SandboxHandle, launch_log, session_settings, settings_file
+from roost.runtimes.base import (
+    ENVIRONMENT,
+    HOME,
+    Place,
+    Runtime,
+    SandboxHandle,
+    interpreter_names,
+    launch_log,
+    session_settings,
+    settings_file,
+)
 from roost.runtimes.keeper import KeeperClient
 from roost.runtimes.programs import first_closed, install_program
 from roost.wire.errors import AgentError
 from roost.wire.sandboxes import Isolation, Rung, RuntimeProbe, SandboxSpec
 
 RUNNER = "/opt/roost/runner"
+NAMES = "/opt/roost/bin"
 INFO_TIMEOUT_S = 10.0
 TMP_BYTES = 64 << 20
 
@@ -73,7 +84,8 @@ class BubblewrapRuntime(Runtime):
         bwrap = await asyncio.to_thread(_bwrap_for, place)
         read_info, write_info = os.pipe2(os.O_CLOEXEC)
         program = os.memfd_create("seccomp", os.MFD_CLOEXEC)
-        settings = {"socket_fd": LISTENER_FD, "ready_fd": READY_FD, **session_settings(spec, HOME)}
+        environment = None if place.environment is None else ENVIRONMENT
+        settings = {"socket_fd": LISTENER_FD, "ready_fd": READY_FD, **session_settings(spec, HOME, environment, NAMES)}
         try:
             os.write(program, self._filter())
             os.lseek(program, 0, os.SEEK_SET)
@@ -149,9 +161,21 @@ def whole_profile(spec: SandboxSpec, place: Place) -> Profile:
         "sized tmp": ["--size", str(TMP_BYTES), "--tmpfs", "/tmp"],
         "home": ["--bind", str(place.home), HOME],
         "runner": ["--ro-bind", str(place.runner), RUNNER],
+        "interpreter": _interpreter(spec),
+        "packages": _packages(place.environment),
         "read-only root": ["--remount-ro", "/"],
         "filter": ["--seccomp", str(SECCOMP_FD)],
     }
+
+
+def _interpreter(spec: SandboxSpec) -> list[str]:
+    links = [("--symlink", spec.interpreter.path, f"{NAMES}/{name}") for name in interpreter_names(spec)]
+    return [argument for link in links for argument in link]
+
+
+def _packages(environment: Path | None) -> list[str]:
+    """Read-only whatever their modes say: their files are shared with other sessions."""
+    return [] if environment is None else ["--ro-bind", str(environment), ENVIRONMENT]
 
 
 def command(bwrap: str, profile: Profile, spec: SandboxSpec) -> list[str]:
@@ -175,7 +199,7 @@ def _system() -> list[str]:
             arguments += ["--ro-bind", str(link), str(link)]
     # Some languages do not start without their settings.
     languages = (*sorted(path.name for path in Path("/etc").glob("java-*-openjdk")), "R", "julia", "php")
-    for name in ("ld.so.cache", "localtime", "alternatives", "ssl/certs", "mime.types", *languages):
+    for name in ("ld.so.cache", "localtime", "alternatives", "ssl/certs", "mime.types", "fonts", *languages):
         if Path("/etc", name).exists():
             arguments += ["--ro-bind", f"/etc/{name}", f"/etc/{name}"]
     return arguments

@@ -79,7 +79,7 @@ async def serving(settings: Settings) -> AsyncIterator[str]:
         opened.push_async_callback(engine.aclose)
         bus = MemoryBus()
         ledger = Ledger(store, bus)
-        images = Images(engine)
+        images = Images(engine, store)
         await images.open()
         secret = secret_of_file(data_dir / "webhooks.key")
         webhooks = Webhooks(store, bus, secret, settings.webhooks_allow_private)

@@ -2,8 +2,9 @@
 
 import asyncio
 import contextlib
+import hashlib
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager
 
 import msgspec
@@ -11,6 +12,7 @@ import msgspec
 from roost.engines.base import Bundle, Engine, EngineConfig, Node, Reservation
 from roost.engines.reservations import Reservations
 from roost.wire.agent import Agent, OpenFile, SessionFiles
+from roost.wire.environments import Environment, EnvironmentRequest
 from roost.wire.errors import (
     AgentError,
     FileNotFoundInSession,
@@ -63,6 +65,8 @@ class FakeAgent(Agent):
         """Every launch that was asked for, in order."""
         self.restarted: list[str] = []
         """Every restart that was asked for, in order."""
+        self.built: set[str] = set()
+        """The digests of environments that are there."""
         self.running: dict[str, SandboxInfo] = {}
         self.found_lost: list[SandboxEnded] = []
         """What `lost` answers."""
@@ -86,6 +90,19 @@ class FakeAgent(Agent):
 
     async def interpreters(self) -> list[Interpreter]:
         return [Interpreter(language="python", version="3.11", path="/usr/bin/python3.11")]
+
+    async def build(self, request: EnvironmentRequest) -> AsyncGenerator[str | Environment, None]:
+        lock = request.requirements if request.lock is None else request.lock
+        yield "nothing is installed"
+        digest = hashlib.sha256(lock.encode()).hexdigest()
+        self.built.add(digest)
+        yield Environment(digest=digest, lock=lock, size_bytes=len(lock))
+
+    async def environments(self) -> list[str]:
+        return sorted(self.built)
+
+    async def remove_environment(self, digest: str) -> None:
+        self.built.discard(digest)
 
     async def probe(self) -> list[RuntimeProbe]:
         return [RuntimeProbe(runtime="fake", available=True, rung=Rung.PROCESS)]

@@ -1,9 +1,10 @@
 """The seam between control plane and node."""
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AbstractAsyncContextManager
 
+from roost.wire.environments import Environment, EnvironmentRequest
 from roost.wire.runs import InterruptOutcome, Page, RunSpec, RunSummary
 from roost.wire.sandboxes import (
     FileInfo,
@@ -97,6 +98,30 @@ class Agent(ABC):
     @abstractmethod
     async def interpreters(self) -> list[Interpreter]:
         """The interpreters that host images can be made of here, best of each language first."""
+
+    @abstractmethod
+    def build(self, request: EnvironmentRequest) -> AsyncGenerator[str | Environment, None]:
+        """Make an environment of packages, unless it is there.
+
+        Gives what the builder says, and at the end the environment. A caller that does not read to the end gives the
+        build up: `aclose` leaves nothing of it.
+
+        Raises:
+            InvalidParameters: the requirements cannot be met; the message has the builder's last lines.
+            AgentError: the builder is missing or takes too long.
+        """
+
+    @abstractmethod
+    async def environments(self) -> list[str]:
+        """The digests of the environments that are there."""
+
+    @abstractmethod
+    async def remove_environment(self, digest: str) -> None:
+        """Remove an environment, if it is there.
+
+        Raises:
+            Conflict: a sandbox uses it.
+        """
 
     @abstractmethod
     async def probe(self) -> list[RuntimeProbe]:

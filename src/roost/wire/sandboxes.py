@@ -53,6 +53,8 @@ class SandboxSpec(msgspec.Struct, frozen=True, kw_only=True):
 
     session_id: str
     interpreter: Interpreter
+    environment: str | None = None
+    """The digest of the packages that come with it (wire/environments.py)."""
     limits: Limits = Limits()
     runtime: str | None = None
     """The runtime's name; None lets the node take its best. `process` is never taken unless named."""

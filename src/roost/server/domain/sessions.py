@@ -48,6 +48,8 @@ class SessionSpec(msgspec.Struct, frozen=True, kw_only=True):
     architecture: str = ""
     """Of its image; empty in what earlier versions wrote."""
     interpreter: Interpreter
+    environment: str | None = None
+    """The digest of the packages that the image had when the session was made."""
     slots: dict[str, float]
     """Amounts by slot name: `cpu` in cores, `mem` in bytes."""
     named: frozenset[str] = frozenset()

@@ -15,6 +15,9 @@ M = TypeVar("M", bound=BaseModel)
 MAX_SCRIPT = 16 << 10
 """Bytes of a bootstrap script."""
 
+MAX_REQUIREMENTS = 1 << 20
+"""Characters of a requirements.txt or a pyproject.toml."""
+
 SINCE = {
     "scaling_group": (4, "20190315"),
     "resources": (4, "20190315"),
@@ -210,6 +213,23 @@ class RunStart(Params):
     run_id: str | None = None
     mode: Literal["query", "batch"] = "query"
     options: RunOptions = RunOptions()
+
+
+class ImageBuild(Params):
+    """`POST /image`."""
+
+    name: str
+    requirements: Annotated[str, Field(max_length=MAX_REQUIREMENTS)] | None = None
+    pyproject: Annotated[str, Field(max_length=MAX_REQUIREMENTS)] | None = None
+    python: Annotated[str, Field(pattern=r"^\d\.\d{1,3}$")] | None = None
+    labels: dict[str, str] = {}
+    sdist: bool = False
+
+
+class AliasTarget(Params):
+    """`PUT /image-alias/{alias}`."""
+
+    target: Annotated[str, Field(max_length=255)]
 
 
 class Interruption(Params):

@@ -2,7 +2,7 @@
 
 from aiohttp import web
 
-from roost.server.http import content, execute, files, root, runs, sessions, stream
+from roost.server.http import content, execute, files, images, root, runs, sessions, stream
 from roost.server.http.context import PLATFORM
 from roost.server.http.deliveries import Deliveries
 from roost.server.http.middleware import add_headers, answer_problems, authenticate, check_version
@@ -17,6 +17,7 @@ def make_web_app(platform: Platform) -> web.Application:
     app[PLATFORM] = platform
     app.on_response_prepare.append(add_headers)
     app.add_routes([web.get("/", root.get_root), web.get("/healthz", root.get_health)])
+    app.add_routes(_image_routes())
     for prefix in ("/session", "/kernel"):  # clients before API version 5 say kernel
         app.add_routes(_session_routes(prefix))
         app.router.add_get(f"/stream{prefix}/{{ref}}/execute", stream.execute)
@@ -25,6 +26,17 @@ def make_web_app(platform: Platform) -> web.Application:
     app[execute.DELIVERIES] = Deliveries(platform.runs)
     app.on_cleanup.append(lambda app: app[execute.DELIVERIES].aclose())
     return app
+
+
+def _image_routes() -> list[web.RouteDef]:
+    return [
+        web.get("/image", images.list_images),
+        web.post("/image", images.build_image),
+        web.get("/image/{ref:.+}", images.get_image),
+        web.delete("/image/{ref:.+}", images.delete_image),
+        web.put("/image-alias/{alias:.+}", images.put_alias),
+        web.delete("/image-alias/{alias:.+}", images.delete_alias),
+    ]
 
 
 def _session_routes(prefix: str) -> list[web.RouteDef]:

@@ -1,6 +1,7 @@
-"""Sessions and runs as JSON; pure."""
+"""Sessions, images and runs as JSON; pure."""
 
 import json
+import math
 import platform
 import time
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import msgspec
 
 from roost.server.domain.dependencies import DependencyNode
+from roost.server.domain.images import Image
 from roost.server.domain.sessions import Happening, Session
 from roost.server.domain.times import iso
 from roost.wire.runs import RunSummary
@@ -32,6 +34,26 @@ def session_view(session: Session) -> dict[str, Any]:
         "starts_at": _iso(session.spec.starts_at),
         "started_at": _iso(session.started_at),
         "ended_at": _iso(session.ended_at),
+    }
+
+
+def image_view(image: Image, aliases: list[str]) -> dict[str, Any]:
+    """An image as our own endpoints show it."""
+    maximum = {slot: amount for slot, amount in image.maximum.items() if not math.isinf(amount)}
+    return {
+        "reference": image.reference,
+        "aliases": aliases,
+        "kind": "host" if image.environment is None else "environment",
+        "language": image.interpreter.language,
+        "version": image.interpreter.version,
+        "architecture": image.architecture,
+        "base": image.base,
+        "digest": image.environment,
+        "size_bytes": image.size_bytes,
+        "created_at": _iso(image.created_at),
+        "labels": dict(image.labels),
+        "minimum": dict(image.minimum),
+        "maximum": maximum,
     }
 
 

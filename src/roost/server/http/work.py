@@ -42,7 +42,8 @@ def read_work(body: Any) -> Work:
         raise InvalidParameters("runId must be a text or null")
     if mode == "complete":
         return Work(mode=mode, run_id=None, code=read_completed(body))
-    batch = read_batch(_options(body)) if mode == "batch" else None
+    options = _options(body)
+    batch = read_batch(options) if mode == "batch" else None
     return Work(mode=mode, run_id=run_id, code=_code(body), batch=batch)
 
 
@@ -55,7 +56,8 @@ def read_start(start: Any) -> Work:
     if not isinstance(start, dict):
         raise InvalidParameters("the first message must be an object with `code` and `mode`")
     mode = _mode(start.get("mode"), STARTING)
-    batch = read_batch(_options(start)) if mode == "batch" else None
+    options = _options(start)
+    batch = read_batch(options) if mode == "batch" else None
     return Work(mode=mode, run_id=None, code=_code(start), batch=batch)
 
 

@@ -167,6 +167,7 @@ class Scheduler:
         spec = SandboxSpec(
             session_id=session.id,
             interpreter=session.spec.interpreter,
+            environment=session.spec.environment,
             limits=session.spec.limits(),
             runtime=session.spec.runtime,
             min_rung=session.spec.min_rung,

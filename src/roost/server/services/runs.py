@@ -107,13 +107,13 @@ class Runs:
 
     async def feed(self, session: Session, run_id: str, *, prompt: int | None, text: str | None) -> None:
         """Answer a prompt (see `Agent.feed`)."""
-        await (await self._running(session)).feed(session.id, run_id, prompt=prompt, text=text)
+        await (await self._executing(session)).feed(session.id, run_id, prompt=prompt, text=text)
 
     async def interrupt(
         self, session: Session, run_id: str | None = None, *, grace_s: float | None = None
     ) -> InterruptOutcome:
         """Interrupt a run, or whatever runs now (see `Agent.interrupt`)."""
-        return await (await self._running(session)).interrupt(session.id, run_id, grace_s=grace_s)
+        return await (await self._executing(session)).interrupt(session.id, run_id, grace_s=grace_s)
 
     async def complete(self, session: Session, text: str) -> list[str]:
         """What the end of a text may become (see `Agent.complete`)."""
@@ -196,6 +196,12 @@ class Runs:
             for run_id in ids:
                 parts += await _written(agent, session.id, run_id)
         return "".join(parts)[-LOG_BYTES:]
+
+    async def _executing(self, session: Session) -> Agent:
+        """Where something may run: a bootstrap script does before its session is usable."""
+        if session.state is SessionState.PREPARING and session.node_id is not None:
+            return await self._agent(session)
+        return await self._running(session)
 
     async def _running(self, session: Session) -> Agent:
         if session.state is not SessionState.RUNNING:

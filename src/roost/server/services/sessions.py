@@ -111,10 +111,12 @@ class Sessions:
             return done
         try:
             return await self._create(owner, wanted)
-        except (SessionAlreadyExists, KeyTaken):  # somebody was quicker, perhaps with this very request
-            if (done := await self._done(owner, wanted)) is None:
+        except (SessionAlreadyExists, KeyTaken) as error:  # somebody was quicker, perhaps with this very request
+            if (done := await self._done(owner, wanted)) is not None:
+                return done
+            if isinstance(error, SessionAlreadyExists):
                 raise
-            return done
+            raise Conflict("this Idempotency-Key was used and forgotten meanwhile", hint="send it again") from error
 
     async def _done(self, owner: Caller, wanted: Wanted) -> Created | None:
         """What was answered to this request before."""
@@ -141,7 +143,7 @@ class Sessions:
                 minimum=image.minimum,
                 maximum=image.maximum,
                 default=image.default,
-                shmem=wanted.resource_opts.get("shmem"),
+                shmem=wanted.resource_opts.get("shmem", image.shmem),
             )
             session = Session(
                 id=new_session_id(),
@@ -158,6 +160,7 @@ class Sessions:
                     callback_url=wanted.callback_url,
                     bootstrap_script=wanted.bootstrap_script or None,
                     interpreter=image.interpreter,
+                    environment=image.environment,
                     slots=slots,
                     named=frozenset(slot for slot, amount in wanted.resources.items() if amount),
                     environ=wanted.environ,

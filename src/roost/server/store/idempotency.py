@@ -4,7 +4,6 @@ import msgspec
 import sqlalchemy as sa
 
 from roost.server.store.tables import idempotency_keys
-from roost.wire.errors import Conflict
 
 KEPT_S = 24 * 3600.0
 """How long a key is remembered."""
@@ -27,7 +26,7 @@ class Done(msgspec.Struct, frozen=True, kw_only=True):
     """Whether the session was made for it; False where it was there."""
 
 
-class KeyTaken(Conflict):
+class KeyTaken(Exception):
     """This key was used meanwhile."""
 
 

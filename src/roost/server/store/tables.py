@@ -2,7 +2,7 @@
 
 import sqlalchemy as sa
 
-REVISION = "0003"
+REVISION = "0004"
 """The newest migration."""
 
 metadata = sa.MetaData()
@@ -112,4 +112,24 @@ session_events = sa.Table(
     sa.Column("code", sa.String(64), nullable=False),
     sa.Column("sentence", sa.Text, nullable=False),
     sa.Column("hint", sa.Text),
+)
+images = sa.Table(
+    "images",
+    metadata,
+    sa.Column("reference", sa.String(255), primary_key=True),
+    sa.Column("base", sa.String(255), nullable=False),
+    sa.Column("architecture", sa.String(32), nullable=False),
+    sa.Column("interpreter", sa.JSON, nullable=False),
+    sa.Column("digest", sa.String(64), nullable=False),
+    sa.Column("requirements", sa.Text, nullable=False),
+    sa.Column("lock", sa.Text, nullable=False),
+    sa.Column("labels", sa.JSON, nullable=False),
+    sa.Column("size_bytes", sa.BigInteger, nullable=False),
+    sa.Column("created_at", sa.Float, nullable=False),
+)
+image_aliases = sa.Table(
+    "image_aliases",
+    metadata,
+    sa.Column("alias", sa.String(255), primary_key=True),
+    sa.Column("target", sa.String(255), nullable=False),
 )

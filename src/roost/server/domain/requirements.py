@@ -1,0 +1,76 @@
+"""What an environment may be asked to hold: requirements that need nothing but the package index."""
+
+import re
+import tomllib
+
+from roost.wire.errors import InvalidParameters
+
+_NAME = r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?"
+_REQUIREMENT = re.compile(rf"{_NAME}\s*(?:\[[^\]]*\])?\s*(?:$|[<>=!~(;@\s].*)", re.DOTALL)
+_DIRECT = re.compile(rf"{_NAME}\s*(?:\[[^\]]*\])?\s*@\s*(\S+)")
+_HASH = re.compile(r"\s--hash[= ]\S+")
+
+
+def read_requirements(text: str) -> str:
+    """The requirements of a `requirements.txt`, one to a line.
+
+    Raises:
+        InvalidParameters: a line is no requirement, or needs a file that was not sent along; or there is none.
+    """
+    joined = re.sub(r"\\\r?\n", " ", text)
+    lines = [re.sub(r"(^|\s)#.*$", "", line).strip() for line in joined.splitlines()]
+    requirements = [line for line in lines if line]
+    for requirement in requirements:
+        _check(requirement)
+    if not requirements:
+        raise InvalidParameters("there are no requirements", hint="name at least one package")
+    return "".join(f"{requirement}\n" for requirement in requirements)
+
+
+def read_pyproject(text: str) -> str:
+    """The dependencies of a `pyproject.toml`, one to a line.
+
+    Raises:
+        InvalidParameters: it is no such file, or its dependencies are not simply written down in it.
+    """
+    try:
+        document = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise InvalidParameters(f"the pyproject.toml cannot be read: {error}") from None
+    project = document.get("project")
+    if not isinstance(project, dict):
+        raise InvalidParameters("the pyproject.toml has no table [project]", hint="list packages in its dependencies")
+    if "dependencies" in (project.get("dynamic") or ()):
+        raise InvalidParameters(
+            "the pyproject.toml leaves its dependencies to a program", hint="send a requirements.txt instead"
+        )
+    tool = document.get("tool")
+    uv = tool.get("uv") if isinstance(tool, dict) else None
+    if isinstance(uv, dict) and uv.get("sources"):
+        raise InvalidParameters(
+            "the pyproject.toml takes packages from places of its own ([tool.uv.sources])",
+            hint="packages come from the server's package index; remove that table",
+        )
+    dependencies = project.get("dependencies", [])
+    if not isinstance(dependencies, list) or not all(isinstance(one, str) for one in dependencies):
+        raise InvalidParameters("the dependencies of the pyproject.toml are no list of texts")
+    return read_requirements("\n".join(" ".join(one.split()) for one in dependencies))
+
+
+def _check(requirement: str) -> None:
+    if requirement.startswith("-"):
+        raise InvalidParameters(
+            f"options are not read from requirements: {requirement!r:.200}",
+            hint="put everything into one file; the package index is set on the server",
+        )
+    bare = _HASH.sub("", requirement)
+    if "--" in bare.partition(";")[0] or not _REQUIREMENT.fullmatch(bare):
+        raise InvalidParameters(
+            f"not a requirement: {requirement!r:.200}", hint="a name with versions, as in `pandas>=2`; no files"
+        )
+    direct = _DIRECT.match(bare)
+    if direct is not None and not re.fullmatch(r"https://\S+\.whl(#\S+)?", direct[1]):
+        raise InvalidParameters(
+            f"not a wheel: {requirement!r:.200}",
+            hint="an address must be https and end with .whl; others are not built",
+        )

@@ -1,0 +1,176 @@
+"""Names, aliases and labels of images, and what may be required of their packages."""
+
+import pytest
+
+from roost.agent.uv import by_pip, failure
+from roost.server.domain.images import MAX_HOPS, Image, check_alias, check_reference, find_image, follow, labelled
+from roost.server.domain.requirements import read_pyproject, read_requirements
+from roost.wire.errors import ImageNotFound, InvalidParameters
+from roost.wire.sandboxes import Interpreter
+
+PYTHON = Interpreter(language="python", version="3.11", path="/usr/bin/python3.11")
+
+
+def an_image(reference: str, *aliases: str) -> Image:
+    return Image(reference=reference, aliases=aliases, architecture="x86_64", interpreter=PYTHON)
+
+
+def test_a_whole_tag_goes_before_one_without_platform() -> None:
+    images = [an_image("analysis:1"), an_image("analysis:1-gpu")]
+
+    assert find_image("lablup/analysis:1-gpu", images).reference == "analysis:1-gpu"
+    assert find_image("analysis:1-gpu", images).reference == "analysis:1-gpu"
+    assert find_image("analysis:1-ubuntu22.04", images).reference == "analysis:1"
+
+
+def test_aliases_are_followed_as_far_as_allowed() -> None:
+    chain = {f"alias{n}": f"alias{n + 1}" for n in range(MAX_HOPS + 1)}
+
+    assert follow("alias1", chain) == f"alias{MAX_HOPS + 1}"
+    with pytest.raises(ImageNotFound, match="more than 8 times"):
+        follow("alias0", chain)
+    with pytest.raises(ImageNotFound, match="a → b → a"):
+        follow("a", {"a": "b", "b": "a"})
+    assert follow("python", chain) == "python"
+
+
+@pytest.mark.parametrize(("written", "reference"), [("a", "a:latest"), ("a-b.c:1.0_x", "a-b.c:1.0_x")])
+def test_an_image_that_is_built_has_a_name_and_a_tag(written: str, reference: str) -> None:
+    assert check_reference(written) == reference
+
+
+@pytest.mark.parametrize(
+    "written", ["", ":1", "A:1", "a/b:1", "a:", "a:b:c", "a:-1", "../a", "a" * 65, "a:" + "1" * 65]
+)
+def test_a_name_that_is_none_is_refused(written: str) -> None:
+    with pytest.raises(InvalidParameters):
+        check_reference(written)
+
+
+@pytest.mark.parametrize("alias", ["", "-a", "a b", "ä", "a:-", "x" * 256])
+def test_an_alias_that_no_reference_could_be_is_refused(alias: str) -> None:
+    with pytest.raises(InvalidParameters):
+        check_alias(alias)
+
+
+def test_labels_set_limits_and_shared_memory() -> None:
+    labels = {
+        "ai.backend.resource.min.cpu": "2",
+        "ai.backend.resource.max.mem": "512m",
+        "ai.backend.resource.preferred.shmem": "32m",
+        "mine": "kept",
+    }
+
+    image = labelled(an_image("a:1"), labels)
+
+    assert (image.minimum["cpu"], image.maximum["mem"], image.default["mem"]) == (2, 512 << 20, 512 << 20)
+    assert (image.shmem, image.labels["mine"]) == ("32m", "kept")
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        {"ai.backend.resource.min.cpu": "many"},
+        {"ai.backend.resource.max.mem": ""},
+        {"ai.backend.resource.preferred.shmem": "-1"},
+        {"ai.backend.resource.min.cpu": "4", "ai.backend.resource.max.cpu": "2"},
+    ],
+)
+def test_labels_that_no_session_could_meet_are_refused(labels: dict[str, str]) -> None:
+    with pytest.raises(InvalidParameters, match="label"):
+        labelled(an_image("a:1"), labels)
+
+
+def test_requirements_are_read_line_by_line() -> None:
+    text = """
+# what we need
+numpy>=2,<3  # arrays
+pandas[excel] ; python_version > "3.8"
+scipy==1.0 \\
+    --hash=sha256:abc \\
+    --hash=sha256:def
+tool @ https://example.org/tool-1-py3-none-any.whl#sha256=abc
+"""
+
+    assert read_requirements(text).splitlines() == [
+        "numpy>=2,<3",
+        'pandas[excel] ; python_version > "3.8"',
+        "scipy==1.0      --hash=sha256:abc      --hash=sha256:def",
+        "tool @ https://example.org/tool-1-py3-none-any.whl#sha256=abc",
+    ]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "-r other.txt",
+        "-e .",
+        "--index-url https://example.org",
+        "--find-links=/etc",
+        "numpy --no-binary numpy",
+        "./local",
+        "/etc/passwd",
+        "~/wheels/a.whl",
+        "../a.whl",
+        "folder/a.whl",
+        "file:///etc/passwd",
+        "https://example.org/a.whl",
+        "git+https://example.org/a.git",
+        "a @ file:///etc/passwd",
+        "a @ git+https://example.org/a.git",
+        "a @ https://example.org/a.tar.gz",
+        "a[b]@../a.whl",
+        "",
+        "# nothing",
+    ],
+)
+def test_what_is_no_plain_requirement_is_refused(line: str) -> None:
+    with pytest.raises(InvalidParameters):
+        read_requirements(f"{line}\n")
+
+
+def test_the_dependencies_of_a_project_are_its_requirements() -> None:
+    text = '[project]\nname = "x"\ndependencies = ["numpy>=2", "pandas"]\n[tool.uv]\nmanaged = true\n'
+
+    assert read_pyproject(text) == "numpy>=2\npandas\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[project", "cannot be read"),
+        ("[tool.x]\na = 1", "no table"),
+        ('[project]\ndynamic = ["dependencies"]', "to a program"),
+        ('[project]\ndependencies = "numpy"', "no list"),
+        ("[project]\ndependencies = [1]", "no list"),
+        ('[project]\ndependencies = ["a @ file:///etc"]', "not a wheel"),
+        ('[project]\ndependencies = ["-r x"]', "options"),
+        ("[project]\ndependencies = []", "no requirements"),
+        ('[project]\ndependencies = ["a"]\n[tool.uv.sources]\na = {path = "/etc"}', "places of its own"),
+    ],
+)
+def test_a_project_that_does_not_simply_say_what_it_needs_is_refused(text: str, said: str) -> None:
+    with pytest.raises(InvalidParameters, match=said):
+        read_pyproject(text)
+
+
+def test_what_pip_was_told_holds_for_uv_unless_uv_was_told_itself() -> None:
+    told = {"index-url": "https://index.example", "cert": "/a.pem", "find-links": "/wheels", "timeout": "9"}
+
+    assert by_pip(told, {}) == {
+        "UV_DEFAULT_INDEX": "https://index.example",
+        "SSL_CERT_FILE": "/a.pem",
+        "UV_FIND_LINKS": "/wheels",
+    }
+    assert by_pip(told, {"UV_INDEX_URL": "https://other.example", "SSL_CERT_FILE": "/b.pem"}) == {
+        "UV_FIND_LINKS": "/wheels"
+    }
+
+
+def test_packages_that_would_have_to_be_built_are_named() -> None:
+    said = "Because docopt==0.6.2 has no usable\n wheels and b has no usable wheels, nothing works"
+
+    error = failure("solving", said)
+
+    assert "b, docopt has none that fits" in str(error.hint)
+    assert said in error.message
