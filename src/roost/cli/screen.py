@@ -49,16 +49,19 @@ class Screen:
 
     def follow(self, run: Running) -> RunEnd:
         """Show a run up to its end. Ctrl-C interrupts it, and what comes of that is shown too."""
-        seen = 0
+        seen, is_interrupted = 0, False
         while True:
             try:
+                if is_interrupted:  # in here, so that another Ctrl-C meanwhile counts too
+                    is_interrupted = False
+                    self.interrupted(run)
                 for event in run.events(after=seen):
                     seen = event.seq
                     self.show(run, event)
                     if event.kind is EventKind.END:
                         return read_end(event)
             except KeyboardInterrupt:
-                self.interrupted(run)
+                is_interrupted = True
 
     def interrupted(self, run: Running) -> None:
         """Ctrl-C was pressed."""

@@ -160,7 +160,8 @@ class _PatientScreen(Screen):
             answer = ask("\nend its interpreter by force, and lose its variables? [y/N] ", False)
         except KeyboardInterrupt:
             return
-        if (answer or "").strip().lower() in ("y", "yes") and run.interrupt(grace_s=0) is InterruptOutcome.ESCALATED:
+        wants_force = (answer or "").strip().lower() in ("y", "yes")
+        if run.interrupt(grace_s=0 if wants_force else None) is InterruptOutcome.ESCALATED:
             note("its interpreter was ended by force; its variables are gone")
 
 

@@ -7,6 +7,7 @@ import json
 import os
 import sys
 import tempfile
+import time
 import warnings
 from pathlib import Path
 
@@ -27,10 +28,14 @@ def main(output):
         seen["runs"] = runs(made)
         seen["files"] = files(made)
         seen["errors"] = errors(api)
+        seen["batches"] = batches(made)
+        seen["completions"] = completions(made)
+        seen["lives"] = lives(api)
         info = made.get_info()
         seen["info"] = {key: info[key] for key in ("status", "image", "lang", "tag", "environ", "domainName")}
         seen["logs"] = "hello" in made.get_logs()["result"]["logs"]
-        seen["ended"] = made.destroy()["stats"]["status"]
+        stats = made.destroy()["stats"]
+        seen["ended"] = [stats["status"], sorted(stats)]
         seen["gone"] = problem(made.get_info)
     Path(output).write_text(json.dumps(seen, indent=1, sort_keys=True))
 
@@ -49,6 +54,78 @@ def runs(session):
     started = session.execute("loop-1", code="import time\nwhile True: time.sleep(0.01)", mode="query")
     session.interrupt()
     seen["interrupted"] = finish(session, started)["exitCode"]
+    return seen
+
+
+def batches(session):
+    """Runs of stages: all of them, none, and those that fail."""
+    seen = {}
+    opts = {"clean": "echo c", "build": "echo b >&2", "exec": "read x; echo got $x; exit 4"}
+    seen["stages"] = stages(session, opts, ["me"])
+    seen["skipped"] = stages(session, {"clean": None, "build": "", "exec": None})
+    seen["failing build"] = stages(session, {"build": "exit 5", "exec": "echo never"})
+    seen["own way"] = stages(session, {"clean": "*", "build": None, "exec": "*"})["told"]
+    started = session.execute("batch-1", mode="batch", code="", opts={"exec": "echo on; sleep 60"})
+    while not any(text.endswith("on\n") for _, text in started["console"]):
+        started = session.execute("batch-1", mode="continue", code="")
+    session.interrupt()
+    seen["interrupted"] = finish(session, started)["exitCode"]
+    return seen
+
+
+def stages(session, opts, answers=()):
+    """The statuses that a batch run goes through with their exit codes, and what it wrote."""
+    answers, result = list(answers), session.execute(None, mode="batch", code="", opts=opts)
+    told, streams = [], {"stdout": "", "stderr": ""}
+    while True:
+        for kind, text in result["console"]:
+            streams[kind] += text
+        if result["status"] != "continued":
+            told.append([result["status"], result["exitCode"]])
+        if result["status"] == "finished":
+            return {"told": told, **streams}
+        if result["status"] == "waiting-input":
+            result = session.execute(result["runId"], code=answers.pop(0), mode="input")
+        else:
+            result = session.execute(result["runId"], code="", mode="continue")
+
+
+def completions(session):
+    """What the session says could follow; clients send the same question in several forms."""
+    drive(session, "colourful = 1")
+    opts = {"row": 0, "col": 5, "line": "colou", "post": ""}
+    asked = session.complete("colou", opts)
+    return {
+        "asked": asked,
+        "nothing": session.complete("nothing_like_it", {"row": 0, "col": 15, "line": "nothing_like_it", "post": ""}),
+        "keys": sorted(asked["result"]),
+    }
+
+
+def lives(api):
+    """Sessions that are renamed, restarted, and that end by themselves."""
+    seen, create = {}, api.ComputeSession.get_or_create
+    first = create("python", name="official-3", envs={"A": "1"})
+    drive(first, "x = 1; open('kept.txt', 'w').write('k')")
+    first.restart()
+    seen["restarted"] = drive(first, "print(open('kept.txt').read(), 'x' in globals())")["stdout"]
+    first.rename("official-4")
+    again = create("python", name="official-4")
+    seen["renamed"] = [
+        again.created,
+        str(again.id) == str(first.id),
+        problem(api.ComputeSession("official-3").get_info),
+    ]
+    job = create("python", name="official-5", type_="batch", startup_command="echo done > out.txt; exit 3")
+    seen["job"] = [job.created, job.status in ("RUNNING", "TERMINATING", "TERMINATED")]
+    while problem(job.get_info) == "no error":
+        time.sleep(0.05)
+    later = create(
+        "python", name="official-6", type_="batch", startup_command="true", starts_at="1d", enqueue_only=True
+    )
+    seen["later"] = [later.status, later.destroy()["stats"]["status"]]
+    seen["no command"] = problem(create, "python", name="official-7", type_="batch")
+    seen["gone twice"] = [again.destroy()["stats"]["status"], problem(again.destroy)]
     return seen
 
 

@@ -70,6 +70,101 @@ async def test_an_official_client_sees_what_ours_sees(server: Caller, ours: Any,
     assert theirs | {"version": None} == ours | {"version": None}
 
 
+async def test_what_all_clients_see_is_what_the_specification_says(ours: Any) -> None:
+    done = [["clean-finished", 0], ["build-finished", 0]]
+    batches = ours["batches"]
+    assert batches["stages"] == {
+        "told": [*done, ["waiting-input", None], ["finished", 4]],
+        "stdout": "c\ngot me\n",
+        "stderr": "b\n",
+    }
+    assert batches["skipped"]["told"] == [*done, ["finished", 0]]
+    assert batches["failing build"]["told"][1:] == [["build-finished", 5], ["finished", 127]]
+    assert batches["failing build"]["stdout"] == ""
+    assert ours["completions"]["asked"]["result"] == {"status": "finished", "completions": ["colourful"]}
+    assert ours["lives"]["restarted"] == "k False\n"
+    assert ours["lives"]["renamed"][:2] == [False, True]
+    assert ours["lives"]["later"] == ["PENDING", "cancelled"]
+    assert ours["ended"][0] == "terminated"
+    assert {"cpu_used", "mem"} < set(ours["ended"][1])
+
+
+CLIENTS = (*PINS, "ours")
+
+
+class Command:
+    """The command line of one client, in a folder of its own."""
+
+    def __init__(self, version: str, server: Caller, home: Path) -> None:
+        ours = [sys.executable, "-c", "from ai.backend.client.cli.main import main; main(prog_name='backend.ai')"]
+        self._program = ours if version == "ours" else [str(python_of(version).with_name("backend.ai"))]
+        self._environ = environment(server, server.target.endpoint, home)
+        self._home = home
+
+    async def __call__(self, *arguments: str, stdin: str = "") -> tuple[int | None, str]:
+        """The exit code, and all that was said."""
+        process = await asyncio.create_subprocess_exec(
+            *self._program,
+            *arguments,
+            cwd=self._home,
+            env=self._environ,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        said, _ = await asyncio.wait_for(process.communicate(stdin.encode()), 60)
+        return process.returncode, said.decode()
+
+
+@pytest.mark.parametrize("version", CLIENTS)
+async def test_the_commands_of_every_client_work_on_sessions(server: Caller, tmp_path: Path, version: str) -> None:
+    command = Command(version, server, tmp_path)
+    (tmp_path / "a.txt").write_text("content")
+
+    created = await command("session", "create", "-t", "official-1", "-e", "A=1", "python")
+    session = (await server("GET", "/session/official-1")).body
+    uploaded = await command("session", "upload", "official-1", "a.txt")
+    listed = await command("session", "ls", "official-1", ".")
+    (tmp_path / "down").mkdir()
+    downloaded = await command("session", "download", "official-1", "a.txt", "--dest", "down")
+    ran = await command("run", "-t", "official-1", "-c", "import os; print('A is', os.environ['A'])", "python")
+    logs = await command("session", "logs", "official-1")
+    restarted = await command("session", "restart", "official-1")
+    ended = await command("session", "destroy", "official-1")
+    missing = await command("session", "destroy", "official-1")
+
+    assert session["status"] == "RUNNING"
+    for status, said in (created, uploaded, listed, downloaded, ran, logs, restarted, ended):
+        assert status == 0, said
+    assert "a.txt" in listed[1]
+    assert (tmp_path / "down/a.txt").read_text() == "content"
+    assert "A is 1" in ran[1]
+    assert "A is 1" in logs[1]
+    assert missing[0] == 1
+    assert (await server("GET", "/session")).body == []
+
+
+@pytest.mark.parametrize("version", CLIENTS)
+async def test_the_commands_of_every_client_run_stages_on_files(server: Caller, tmp_path: Path, version: str) -> None:
+    command = Command(version, server, tmp_path)
+    (tmp_path / "main.py").write_text("import helper\nprint('hi', input('who? '), helper.x)")
+    (tmp_path / "helper.py").write_text("x = 7")
+
+    ran = await command("run", "--rm", "--build", "echo built", "python", "main.py", "helper.py", stdin="Ann\n")
+    swept = await command(
+        "run", "--rm", "-t", "official-2", "-e", "A=$a", "--env-range", "a=case:x,y", "--build", "", "--exec",
+        "printenv A; echo $e", "--exec-range", "e=range:1,2", "python", "helper.py",
+    )  # fmt: skip
+
+    assert ran[0] == 0, ran
+    assert "built" in ran[1]
+    assert "hi Ann 7" in ran[1]
+    assert swept[0] == 0, swept
+    logs = tmp_path / ".cache/backend.ai/client-logs"
+    assert sorted(path.read_text().strip() for path in logs.glob("*.stdout.log")) == ["x\n1", "y\n1"]
+    assert (await server("GET", "/session")).body == []
+
+
 @pytest.mark.parametrize("version", PINS)
 async def test_the_official_command_runs_code_and_passes_input_on(server: Caller, tmp_path: Path, version: str) -> None:
     command = str(python_of(version).with_name("backend.ai"))
