@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -36,9 +37,21 @@ def test_the_benchmark_fails_where_the_peer_is_missing(tmp_path: Path) -> None:
     reason="the peer is not installed: `make bench` installs it",
 )
 def test_the_benchmark_prints_ratios_to_the_peer() -> None:
-    done = bench("--starts=0", "--creates=1", "--kernels=1", "--runs=5", "--live=1")
+    small = ("--rounds=1", "--output=4", "--lines=1", "--file=2", "--rate=4")
+    done = bench("--starts=0", "--creates=1", "--kernels=1", "--runs=5", "--live=1", *small)
 
     assert done.returncode == 0, done.stderr
-    for figure in ("create a session", "1+1, compatible call"):
+    for figure in (
+        "create a session",
+        "sessions, 4 at once",
+        "1+1, compatible call",
+        "output, print of 100 bytes",
+        "upload",
+        "download",
+        "idle session, PSS",
+    ):
         [line] = [line for line in done.stdout.splitlines() if line.startswith(figure)]
-        assert float(line.partition("<=")[0].split()[-1]) > 0
+        assert float(re.split("ratio|[<>]=", line)[0].split()[-1]) > 0
+    for figure in ("output, large writes  ", "output, large writes, SDK", "server's growth in output, RSS"):
+        [line] = [line for line in done.stdout.splitlines() if line.startswith(figure)]
+        assert line.removeprefix(figure).split()[0] == "1"

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from roost.runner.protocol import MAX_PAYLOAD, MAX_UNACKNOWLEDGED, Kind, encode, encode_json
+from roost.runner.protocol import MAX_PAYLOAD, MAX_UNACKNOWLEDGED, Decoder, Kind, encode, encode_json
 from tests.runners import Runner, a_runner, end, text
 
 # The runner leaves room for one result, what is left in both pipes, and what a round takes in.
@@ -29,6 +29,23 @@ def test_a_run_is_told_in_dense_frames(runner: Runner) -> None:
     assert [frame.frame for frame in frames] == [1, 2, 3, 4]
     assert {frame.run for frame in frames} == {1}
     assert (text(frames), end(frames)["status"]) == ("b", "ok")
+
+
+def test_a_short_run_is_told_at_once(runner: Runner) -> None:
+    agent = runner.connect()
+    agent.resume()
+    agent.start("pass")
+    agent.until_end()  # the kernel has started
+
+    pieces = []
+    for run in range(2, 12):
+        agent.start("6 * 7", run)
+        pieces.append(Decoder().feed(agent.socket.recv(1 << 16)))
+        while pieces[-1][-1].kind != Kind.END:
+            pieces[-1:] = [[], Decoder().feed(agent.socket.recv(1 << 16))]
+
+    # Where the machine is busy the end of one may come too late for its start.
+    assert [Kind.STARTED, Kind.RESULT, Kind.END] in [[frame.kind for frame in piece] for piece in pieces]
 
 
 def test_a_number_that_was_seen_is_not_run_again(runner: Runner) -> None:

@@ -141,7 +141,7 @@ class SessionRuns:
 
     def _waiting(self) -> list[Run]:
         """The runs that have not begun; they begin in their order."""
-        newest = itertools.takewhile(lambda run: run.started_at is None, reversed(self.all()))
+        newest = itertools.takewhile(lambda run: run.started_at is None, reversed(self._runs))
         return [run for run in newest if run.state is RunState.ACCEPTED]
 
     async def wait_end(self, run: Run, wait_s: float) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from _collections import deque  # type: ignore[import-not-found]  # C: the package around it takes as long as we do
 from _socket import socket
+from time import monotonic
 
 from .codec import from_json
 from .poller import READ, WRITE, Poller
@@ -52,6 +53,8 @@ class Link:
         self._generation = -1
         self._current: _Connection | None = None
         self._connections: list[_Connection] = []
+        self.send_at: float | None = None
+        """Until when `flush` holds frames back; monotonic, in seconds."""
         listener.setblocking(False)
         selector.register(listener, READ, self._accept)
 
@@ -80,10 +83,13 @@ class Link:
             self._current.outbox.append(encode(kind, 0, 0, payload))
 
     def flush(self) -> None:
-        """Send what the socket takes now; the rest goes when it has room."""
+        """Send what the socket takes now, unless it is held back; the rest goes when it has room."""
         connection = self._current
         if connection is None or not connection.outbox:
             return
+        if self.send_at is not None and monotonic() < self.send_at:
+            return
+        self.send_at = None
         try:
             connection.send()
         except OSError:

@@ -44,6 +44,8 @@ else:
     import _signal as signal
 
 _NO_DRIVER = 127
+# A short run is told at once: the agent is not woken for its start, and again for its end.
+_HOLD_S = 0.002
 # What every session's processes find (spec/sessions-lifecycle.md, section 8).
 _STANDARD = {
     "PATH": "/usr/local/bin:/usr/bin:/bin",
@@ -238,6 +240,8 @@ class Runner:
     def _patience_s(self) -> float | None:
         """How long to wait for what may happen; None if nothing is due."""
         due = [stream.looked_at + PACE_S for stream in self._streams if stream.is_paced and self._listening]
+        if self._link.send_at is not None:
+            due.append(self._link.send_at)
         return max(0.0, min(due) - monotonic()) if due else None
 
     def _watch_streams(self) -> None:
@@ -391,6 +395,7 @@ class Runner:
         run.waiting = True
         run.prompts += 1
         self._emit(Kind.PROMPT, run, {"prompt": run.prompts, "text": text, "password": password})
+        self._link.send_at = None
 
     def _finish(self, worker: Worker, run: _Run, word: dict[str, Any]) -> None:
         status, code, spent = word["status"], word["exit_code"], word["cpu_s"]
@@ -412,6 +417,7 @@ class Runner:
     def _end(self, run: _Run, status: str, code: int, spent: float, **more: Any) -> None:
         self._emit_tails()
         self._emit_end(run.number, status, code, spent, **more)
+        self._link.send_at = None
         self._current = None
         for stream in self._streams:
             stream.relax()
@@ -459,6 +465,7 @@ class Runner:
             return  # the one before is on its way out
         self._emit_tails()
         run = self._current = self._queue.popleft()
+        self._link.send_at = monotonic() + _HOLD_S
         self._link.emit(Kind.STARTED, run.number, to_json({"state_lost": self._state_lost and run.stages is None}))
         if run.stages is not None:
             self._batch = self._fork(BATCH)
