@@ -4,6 +4,8 @@ import asyncio
 import itertools
 import json
 import os
+import pty
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -155,6 +157,15 @@ async def test_stages_run_on_files_and_the_exit_code_is_the_programs(shell: Shel
     assert "stage" not in failed[2]
 
 
+@pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler")
+async def test_files_of_a_compiled_language_are_built_and_executed(shell: Shell) -> None:
+    (shell.home / "main.c").write_text('#include <stdio.h>\nint main(void) { puts("hi"); return 4; }')
+
+    ran = await shell("roost", "run", "c", "main.c")
+
+    assert (ran[0], ran[1]) == (4, "hi\n"), ran
+
+
 async def test_the_compatible_run_executes_files_in_the_images_own_way(shell: Shell, server: Caller) -> None:
     (shell.home / "main.py").write_text("print('from main')")
 
@@ -251,3 +262,45 @@ async def test_a_missing_argument_is_an_error_of_its_own(shell: Shell) -> None:
     assert (await shell("backend.ai", "session", "dance"))[0] == 2
     assert (await shell("backend.ai", "run", "--max-parallel", "0", "-c", "1", "python"))[0] == 2
     assert "Usage: backend.ai [OPTIONS] COMMAND [ARGS]" in (await shell("backend.ai", "--help"))[1]
+
+
+@BOTH
+async def test_a_command_that_is_interrupted_ends_as_one_that_a_signal_killed(
+    shell: Shell, server: Caller, program: str
+) -> None:
+    process = await shell.start(program, "create", "python", "--type", "batch", "-c", "true", "--starts-at", "1d")
+    async with asyncio.timeout(30):
+        while not (await server("GET", "/session")).body:
+            await asyncio.sleep(0.02)
+
+    process.send_signal(signal.SIGINT)
+    out, err = await asyncio.wait_for(process.communicate(), 30)
+
+    assert process.returncode == -signal.SIGINT
+    assert (out, err) == (b"", b"")
+
+
+async def test_a_transfer_draws_a_bar_on_a_terminal(shell: Shell, server: Caller) -> None:
+    await server("POST", "/session", {"name": "class-7", "image": "python"})
+    (shell.home / "big").write_bytes(bytes(8 << 20))
+    ours, theirs = pty.openpty()
+    command = [*PROGRAMS["roost"], "session", "upload", "class-7", "big"]
+
+    process = await asyncio.create_subprocess_exec(*command, cwd=shell.home, env=shell.environ, stderr=theirs)
+    os.close(theirs)
+    shown = await asyncio.to_thread(read_all, ours)
+    os.close(ours)
+
+    assert await asyncio.wait_for(process.wait(), 30) == 0
+    assert "uploading" in shown
+    assert "uploaded 1 file to class-7" in shown
+
+
+def read_all(descriptor: int) -> str:
+    """What a terminal shows, until nobody writes to it any more."""
+    shown = b""
+    while True:
+        try:
+            shown += os.read(descriptor, 65536)
+        except OSError:  # how Linux says so
+            return shown.decode(errors="replace")

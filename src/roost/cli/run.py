@@ -23,6 +23,7 @@ from roost.cli.output import fail, is_compatible, note, print_failure
 from roost.cli.places import AnyPlace, OwnPlace, Place, remote_name
 from roost.cli.pretty import print_done
 from roost.cli.screen import Running, Screen
+from roost.cli.shell import language_of
 from roost.cli.stats import print_stats
 from roost.cli.sweeps import Combination, RangeType, Stages, combine
 from roost.client.config import local_cache_path
@@ -31,6 +32,29 @@ from roost.wire.runs import RunEnd
 
 INTERRUPTED = 130
 NO_PROGRAM = "provide the command-line code snippet with -c, or files"
+
+WITHOUT_QUERIES = frozenset(
+    [
+        "c",
+        "cpp",
+        "gcc",
+        "go",
+        "golang",
+        "haskell",
+        "java",
+        "julia",
+        "lua",
+        "node",
+        "nodejs",
+        "octave",
+        "perl",
+        "php",
+        "r",
+        "ruby",
+        "rust",
+    ]
+)
+"""Languages whose code runs from files alone (spec/execution.md §4.2)."""
 
 MakePlace = Callable[[str | None, Combination], Place]
 
@@ -80,10 +104,12 @@ def run(ctx: click.Context, /, image: str, files: tuple[Path, ...], name: str | 
     """Run code in a session of IMAGE and exit as it does.
 
     All FILES are copied into the session. Without -c, the first of them is the program; with --clean, --build or --exec
-    these commands are run instead, and the image's own way of what is not given. With --name the session is kept.
+    these commands are run instead, and the image's own way of what is not given. So are files of languages that are
+    compiled. With --name the session is kept.
     """
-    is_batch = any(options[stage] is not None for stage in ("clean", "build", "exec_"))
     code = options["code"]
+    is_batch = any(options[stage] is not None for stage in ("clean", "build", "exec_"))
+    is_batch = is_batch or (code is None and bool(files) and language_of(image) in WITHOUT_QUERIES)
     if code is None and not files and not is_batch:
         raise click.UsageError("nothing to run: pass -c CODE or a file")
     if code is None and not is_batch:
