@@ -30,8 +30,8 @@ check: setup ## format, lint, types, arrows
 	.venv/bin/mypy
 	.venv/bin/lint-imports
 
-bench: .venv/.bench ## measure speed and memory beside a Jupyter kernel
-	$(PY) -m benchmarks
+bench: .venv/.bench ## measure speed and memory beside a Jupyter kernel; FULL=1 takes longer
+	$(PY) -m benchmarks $(if $(FULL),--full)
 
 .venv/.bench: .venv/.complete
 	SYSTEM_PYTHON=$(SYSTEM_PYTHON) bash scripts/setup.sh bench

@@ -13,6 +13,11 @@ def rss(pid: int) -> int:
     return resident
 
 
+def in_mib(size: int | None) -> float | None:
+    """Bytes as MiB, where they are known."""
+    return None if size is None else size / MIB
+
+
 def pss_of_tree(pid: int, *, alone: bool = False) -> int | None:
     """Bytes of a process and all below it, pages that several share divided among them.
 

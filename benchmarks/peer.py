@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Self
 
@@ -58,18 +59,25 @@ class JupyterKernel:
 
     def execute(self) -> None:
         """`1+1`, its value, and the word that the kernel is idle again."""
-        request = self._client.execute("1+1")
-        value, idle = None, False
+        values = [content["data"]["text/plain"] for kind, content in self._run("1+1") if kind == "execute_result"]
+        assert values == ["2"], values
+
+    def written(self, code: str) -> str:
+        """What code writes to its standard output."""
+        return "".join(content["text"] for kind, content in self._run(code) if kind == "stream")
+
+    def _run(self, code: str) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Kinds and contents of what one request brings, until the kernel is idle again and has replied."""
+        request = self._client.execute(code)
+        idle = False
         while not idle:
             message = self._client.get_iopub_msg(timeout=TIMEOUT_S)
             if message["parent_header"].get("msg_id") != request:
                 continue
-            if message["msg_type"] == "execute_result":
-                value = message["content"]["data"]["text/plain"]
+            yield message["msg_type"], message["content"]
             idle = message["msg_type"] == "status" and message["content"]["execution_state"] == "idle"
         while self._client.get_shell_msg(timeout=TIMEOUT_S)["parent_header"].get("msg_id") != request:
             pass
-        assert value == "2", value
 
     def close(self) -> None:
         self._client.stop_channels()

@@ -6,12 +6,16 @@ import itertools
 import json
 import sys
 import time
+from collections.abc import AsyncGenerator, AsyncIterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
 
-from roost.client.api import Api, Target
+import aiohttp
+
+from roost.client.api import Api, Target, build_headers, build_url
 from roost.client.local import LocalServer, read_local_server
-from roost.wire.runs import EventKind
+from roost.wire.runs import Event, EventKind
 
 TIMEOUT_S = 30.0
 
@@ -75,7 +79,7 @@ class BenchSession:
 
     def __init__(self, server: BenchServer, name: str, session_id: str) -> None:
         self._server = server
-        self._path = f"/session/{name}"
+        self.path = f"/session/{name}"
         self._name = name
         self._id = session_id
 
@@ -88,18 +92,38 @@ class BenchSession:
     async def execute(self) -> None:
         """`1+1` and its value by the compatible call."""
         body = {"mode": "query", "code": "1+1", "runId": None, "options": None}
-        answer = await self._server.api.call("POST", self._path, body=body)
+        answer = await self._server.api.call("POST", self.path, body=body)
         assert answer.body["result"]["console"] == [["stdout", "2"]], answer.body
 
     async def run(self) -> None:
         """`1+1` by our own endpoints: start, then events up to the end."""
-        answer = await self._server.api.call("POST", f"{self._path}/runs", body={"code": "1+1"})
         values = []
-        async with contextlib.aclosing(self._server.api.events(self._name, answer.body["run_id"])) as events:
+        async with contextlib.aclosing(self.events(await self.start("1+1"))) as events:
             async for event in events:
                 if event.kind is EventKind.RESULT:
                     values.append(event.data["text"])
         assert values == ["2"], values
 
+    async def start(self, code: str) -> str:
+        """Start a run; its id."""
+        answer = await self._server.api.call("POST", f"{self.path}/runs", body={"code": code})
+        return str(answer.body["run_id"])
+
+    def events(self, run_id: str) -> AsyncGenerator[Event, None]:
+        """A run's events, as our client reads them."""
+        return self._server.api.events(self._name, run_id)
+
+    @contextlib.asynccontextmanager
+    async def stream(self, run_id: str) -> AsyncIterator[AsyncIterator[bytes]]:
+        """The same as the bytes of the response, on a connection of its own."""
+        target = self._server.api.target
+        url = build_url(target, f"{self.path}/runs/{run_id}/events", {"after": "0"})
+        headers = build_headers(target, "GET", url, None, datetime.now(UTC))
+        async with (
+            aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=None, sock_read=TIMEOUT_S)) as http,
+            http.get(url, headers=headers, skip_auto_headers=("Content-Type",), raise_for_status=True) as raw,
+        ):
+            yield raw.content.iter_any()
+
     async def destroy(self) -> None:
-        await self._server.api.call("DELETE", self._path)
+        await self._server.api.call("DELETE", self.path)

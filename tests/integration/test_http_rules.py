@@ -1,15 +1,19 @@
 """What holds for every request: who may ask, in which version, and how a no is said."""
 
+import asyncio
 import json
 import socket
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
+import aiohttp
 import pytest
 from aiohttp import web_protocol
 
 from roost.client.api import Target
 from roost.server.http.problems import STATUSES
+from roost.server.services.runs import Runs
 from roost.wire.errors import error_classes
 from roost.wire.versions import ACCEPTED_VERSIONS
 from tests.servers import Caller
@@ -119,3 +123,20 @@ async def test_small_answers_are_not_held_back(server: Caller, monkeypatch: pyte
 
     assert accepted
     assert all(one.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) for one in accepted if one.fileno() >= 0)
+
+
+async def test_an_answer_that_cannot_go_on_is_broken_off(server: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
+    await server("POST", "/session", {"name": "class-7", "image": "python"})
+    await server("POST", "/session/class-7/runs", {"run_id": "one", "code": "input()"})
+    read = Runs.read
+
+    async def fail_later(runs: Runs, *arguments: Any, **more: Any) -> Any:
+        if "wait_s" in more:
+            raise RuntimeError("a disk that cannot be read")
+        return await read(runs, *arguments, **more)
+
+    monkeypatch.setattr(Runs, "read", fail_later)
+
+    with pytest.raises(aiohttp.ClientError):
+        async with asyncio.timeout(30):
+            await server.events("class-7", "one")

@@ -74,12 +74,24 @@ async def test_packages_are_there_for_the_kernel_its_children_and_batch_runs(ser
     started = await server(
         "POST", "/session/class-7/runs", {"mode": "batch", "run_id": "one", "options": {"exec": "*"}}
     )
-    batch = [json.loads(e.data) for e in await server.events("class-7", "one") if e.event == "stdout"]
+    batch = "".join(json.loads(e.data) for e in await server.events("class-7", "one") if e.event == "stdout")
 
     assert (kernel, child, same, script) == ("1\n", "1\n", "1\n", "/opt/roost/env/bin/tool\n")
-    assert (started.status, batch) == (201, ["1\n"])
+    assert (started.status, batch) == (201, "1\n")
     assert image["kind"] == "environment"
     assert image["base"].startswith("python:3.")
+
+
+async def test_without_isolation_packages_are_found_by_their_place(server: Caller, data_dir: Path) -> None:
+    image = await built(server, "analysis:1", "tool")
+    body = {"name": "class-7", "image": "analysis:1", "config": {"resource_opts": {"runtime": "process"}}}
+    assert (await server("POST", "/session", body)).status == 201
+
+    places = (await printed(server, "import sys, tool, shutil; print(tool.__file__, shutil.which('tool'))")).split()
+
+    assert [Path(place).is_relative_to(data_dir / "images" / "envs" / image["digest"]) for place in places] == [
+        True
+    ] * 2
 
 
 async def test_nobody_can_write_to_packages(server: Caller, data_dir: Path) -> None:
@@ -133,6 +145,16 @@ async def test_a_session_keeps_the_packages_that_it_was_made_with(server: Caller
     await server("DELETE", "/session/session-1")
     await built(server, "other", "tool==2")
     assert folders(data_dir, "envs") == [new["digest"]]
+
+
+async def test_packages_wait_for_a_session_that_does_not_run_yet(server: Caller, data_dir: Path) -> None:
+    old = await built(server, "analysis", "tool==1")
+    body = {"name": "class-7", "image": "analysis", "type": "batch", "startupCommand": "true", "starts_at": "1h"}
+    assert (await server("POST", "/session", body | {"enqueueOnly": True})).status == 201
+
+    new = await built(server, "analysis", "tool==2")
+
+    assert folders(data_dir, "envs") == sorted([old["digest"], new["digest"]])
 
 
 async def test_images_outlive_the_server(data_dir: Path) -> None:
@@ -215,6 +237,7 @@ async def test_a_bad_request_is_refused_before_anything_is_built(
 async def test_who_goes_away_gives_the_build_up(
     server: Caller, data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("UV_HTTP_TIMEOUT", "600")  # so that it does not end by itself
     with socket.create_server(("127.0.0.1", 0)) as silent:
         silent.setblocking(False)
         monkeypatch.delenv("PIP_NO_INDEX")

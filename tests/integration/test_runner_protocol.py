@@ -7,8 +7,8 @@ import pytest
 from roost.runner.protocol import MAX_PAYLOAD, MAX_UNACKNOWLEDGED, Kind, encode, encode_json
 from tests.runners import Runner, a_runner, end, text
 
-# The runner leaves room for one result and what is left in both pipes.
-FULL = MAX_UNACKNOWLEDGED - MAX_PAYLOAD - (512 << 10)
+# The runner leaves room for one result, what is left in both pipes, and what a round takes in.
+FULL = MAX_UNACKNOWLEDGED - MAX_PAYLOAD - (768 << 10)
 
 
 @pytest.fixture

@@ -3,9 +3,11 @@
 import os
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from roost.agent import interpreters
+from roost.agent.doctor import describe, diagnose
 from roost.agent.interpreters import Language, Survey, survey
 
 LUA = Language("lua", ("lua5.4", "lua"), r"Lua (\d+\.\d+)", ("-v",))
@@ -90,6 +92,12 @@ def test_a_folder_that_sessions_cannot_pass_is_named(usr: Path) -> None:
 
     assert path == str(usr / "bin" / "lua")
     assert str(closed) in why
+
+
+def test_the_doctor_tells_what_was_refused() -> None:
+    diagnosis = msgspec.structs.replace(diagnose(), refused=[("/usr/bin/java", "javac is not installed")])
+
+    assert "no image of /usr/bin/java: javac is not installed" in describe(diagnosis)
 
 
 def test_without_a_python_there_are_no_images(data_dir: Path) -> None:

@@ -120,6 +120,7 @@ tool @ https://example.org/tool-1-py3-none-any.whl#sha256=abc
         "a @ git+https://example.org/a.git",
         "a @ https://example.org/a.tar.gz",
         "a[b]@../a.whl",
+        "a @ https://example.org/${SECRET}.whl",
         "",
         "# nothing",
     ],

@@ -37,6 +37,8 @@ SHORT_BYTES = 64 << 10
 
 HEADER = struct.Struct("<IIIQQdB3x")
 """payload length, crc32 of the rest, run, seq, frame, unix time, kind"""
+HEADER_START = struct.Struct("<II")
+_SUMMED_FROM = HEADER_START.size
 
 
 class Record(NamedTuple):
@@ -51,9 +53,11 @@ class Record(NamedTuple):
     kind: Kind
     payload: bytes
 
-    def encode(self) -> bytes:
-        body = HEADER.pack(len(self.payload), 0, self.run, self.seq, self.frame, self.at, self.kind)[8:] + self.payload
-        return struct.pack("<II", len(self.payload), zlib.crc32(body)) + body
+    def encode(self) -> tuple[bytes, bytes]:
+        """Header and payload as they stand in the log, one behind the other."""
+        header = HEADER.pack(len(self.payload), 0, self.run, self.seq, self.frame, self.at, self.kind)
+        crc = zlib.crc32(self.payload, zlib.crc32(header[_SUMMED_FROM:]))
+        return HEADER_START.pack(len(self.payload), crc) + header[_SUMMED_FROM:], self.payload
 
     def event(self) -> Event:
         """The record as readers see it."""
@@ -67,12 +71,20 @@ def decode(buffer: bytes, offset: int = 0) -> tuple[Record, int] | None:
     """The record at an offset and the offset behind it, or None where there is no whole and sound one."""
     if len(buffer) < offset + HEADER.size:
         return None
-    length, crc, run, seq, frame, at, kind = HEADER.unpack_from(buffer, offset)
-    end = offset + HEADER.size + length
-    if len(buffer) < end or zlib.crc32(memoryview(buffer)[offset + 8 : end]) != crc:
+    length: int = HEADER_START.unpack_from(buffer, offset)[0]
+    start, end = offset + HEADER.size, offset + HEADER.size + length
+    if len(buffer) < end:
+        return None
+    record = _decoded(buffer[offset:start], buffer[start:end])
+    return (record, end) if record is not None else None
+
+
+def _decoded(header: bytes, payload: bytes) -> Record | None:
+    length, crc, run, seq, frame, at, kind = HEADER.unpack(header)
+    if length != len(payload) or zlib.crc32(payload, zlib.crc32(header[_SUMMED_FROM:])) != crc:
         return None
     try:
-        return Record(run, seq, frame, at, Kind(kind), buffer[offset + HEADER.size : end]), end
+        return Record(run, seq, frame, at, Kind(kind), payload)
     except ValueError:
         return None
 
@@ -337,13 +349,14 @@ class Journal:
         segment = self._segments[self._segment]
         if segment.size == 0 and self._segment > 1:
             records = [Record(0, 0, 0, time.time(), Kind.CHECKPOINT, self._checkpoint()), *records]
-        data = bytearray()
-        offsets = []
+        pieces: list[bytes] = []
+        offsets, end = [], segment.size
         for record in records:
-            offsets.append(segment.size + len(data))
-            data += record.encode()
-        await self._writer.append(self._descriptor(self._segment), bytes(data), segment.size)
-        segment.size += len(data)
+            offsets.append(end)
+            pieces += record.encode()
+            end += HEADER.size + len(record.payload)
+        await self._writer.append(self._descriptor(self._segment), b"".join(pieces), segment.size)
+        segment.size = end
         for record, offset in zip(records, offsets, strict=True):
             self._note(record, offset)
 
@@ -447,11 +460,11 @@ class Journal:
     def _load(self, place: int) -> Record:
         descriptor, offset = self._descriptor(place >> 32), place & 0xFFFFFFFF
         header = os.pread(descriptor, HEADER.size, offset)
-        length: int = HEADER.unpack(header)[0]
-        found = decode(header + os.pread(descriptor, length, offset + HEADER.size))
-        if found is None:
+        payload = os.pread(descriptor, HEADER_START.unpack_from(header)[0], offset + HEADER.size)
+        record = _decoded(header, payload)
+        if record is None:
             raise OSError(f"the run log in {self._folder} is damaged at segment {place >> 32}, byte {offset}")
-        return found[0]
+        return record
 
     # Segments that go
 
@@ -489,7 +502,7 @@ class Journal:
             self._name(number).unlink()
 
     def _write_head(self, number: int, records: Sequence[Record]) -> None:
-        content = b"".join(record.encode() for record in records)
+        content = b"".join(piece for record in records for piece in record.encode())
         making = self._folder / "head.new"
         with making.open("wb") as file:
             file.write(content)

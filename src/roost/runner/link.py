@@ -26,8 +26,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Callable
 
-# Room for one result, and for what is left in both pipes and in the socket: whoever saw room may add these.
-_HIGH = MAX_UNACKNOWLEDGED - MAX_PAYLOAD - (512 << 10)
+# Room for one result, for what is left in both pipes, and for what a round takes in: whoever saw room may add these.
+_HIGH = MAX_UNACKNOWLEDGED - MAX_PAYLOAD - (768 << 10)
 _MAX_CONNECTIONS = 8
 _AT_ONCE = 64
 

@@ -207,7 +207,7 @@ def install(namespace: dict[str, Any], evaluate: Callable[[str], Any]) -> None:
 
 def _ipython(namespace: dict[str, Any], magic: str) -> Any:
     try:
-        from IPython.core.interactiveshell import InteractiveShell  # type: ignore[import-not-found]
+        from IPython.core.interactiveshell import InteractiveShell  # type: ignore[import-not-found, unused-ignore]
     except ImportError:
         raise UsageError(f"there is no {magic} here; IPython, which may have it, is not installed") from None
     hooks = sys.displayhook, sys.excepthook

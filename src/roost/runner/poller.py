@@ -39,10 +39,10 @@ class Poller:
         del self._wanted[number]
         self._epoll.unregister(number)
 
-    def wait(self) -> list[tuple[Callable[[int], object], int]]:
-        """Whom to call now. A peer that is gone can be read, and written to."""
+    def wait(self, timeout_s: float | None = None) -> list[tuple[Callable[[int], object], int]]:
+        """Whom to call now; nobody if nothing happened in time. A peer that is gone can be read, and written to."""
         ready = []
-        for number, came in self._epoll.poll(-1, max(len(self._wanted), 1)):
+        for number, came in self._epoll.poll(timeout_s, max(len(self._wanted), 1)):
             wanted, callback = self._wanted[number]
             events = (READ if came & ~WRITE else 0) | (WRITE if came & ~READ else 0)
             ready.append((callback, events & wanted))

@@ -120,7 +120,8 @@ class Decoder:
             if len(buffer) < end:
                 break
             _, kind, frame, run = HEADER.unpack_from(buffer, start)
-            frames.append(Frame(kind, frame, run, bytes(buffer[start + HEADER.size : end])))
+            with memoryview(buffer) as view:
+                frames.append(Frame(kind, frame, run, bytes(view[start + HEADER.size : end])))
             start = end
         del buffer[:start]
         return frames

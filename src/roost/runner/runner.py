@@ -6,6 +6,7 @@ import os
 import sys
 from _collections import deque  # type: ignore[import-not-found]
 from _socket import socket
+from time import monotonic
 
 from . import system
 from .codec import from_json, to_json
@@ -21,7 +22,18 @@ from .protocol import (
     Kind,
     utf8_boundary,
 )
-from .worker import AT_ONCE, BATCH, DRIVERS, ClosedError, GarbageError, Settings, Stream, Worker
+from .worker import (
+    AT_ONCE,
+    BATCH,
+    DRIVERS,
+    PACE_S,
+    PIPE_BYTES,
+    ClosedError,
+    GarbageError,
+    Settings,
+    Stream,
+    Worker,
+)
 
 # Every module here is part of the time that a session takes to start, so some are the C halves of well-known ones.
 TYPE_CHECKING = False
@@ -101,16 +113,17 @@ class Runner:
         self._batch: Worker | None = None
         # One pair of pipes for all kernels, so that what a dead kernel left behind can still write.
         self._streams = (Stream(Kind.STDOUT), Stream(Kind.STDERR))
-        for stream in self._streams:
-            self._selector.register(stream.reader, READ, stream.on_ready(self._read))
+        self._watched: list[Stream] = []
+        self._watch_streams()
         self._watch_children()
         self._kernel = self._fork_kernel()
 
     def serve(self) -> None:
         """Go round until stopped."""
         while not self._stopping:
-            for callback, events in self._selector.wait():
+            for callback, events in self._selector.wait(self._patience_s()):
                 callback(events)
+            self._look_at_paced()
             self._settle()
             self._link.flush()
         for worker in (self._kernel, self._batch):
@@ -191,21 +204,78 @@ class Runner:
 
     # -- from the kernel
 
-    def _read(self, stream: Stream) -> int:
+    def _look(self, stream: Stream, upto: int = PIPE_BYTES) -> None:
+        """Read what it holds, as far as there is room, and decide how to wait for more."""
+        count, before = 0, stream.came_at
+        while self._link.has_room and count < upto:
+            wanted = min(MAX_OUTPUT, upto - count)
+            size = self._read(stream, wanted)
+            count += size
+            if size < wanted:
+                break
+        out, err = self._streams
+        other = err if stream is out else out
+        stream.pace(count, monotonic(), before, other.came_at)
+
+    def _look_at_both(self) -> None:
+        """Read stderr, and before it whatever was written to stdout before it."""
+        out, err = self._streams
+        held = err.size()
+        self._look(out)
+        self._look(err, held)
+
+    def _look_at_paced(self) -> None:
+        if not self._listening:
+            return
+        out, err = self._streams
+        now = monotonic()
+        if err.is_due(now):
+            self._look_at_both()
+        elif out.is_due(now):
+            self._look(out)
+        self._watch_streams()
+
+    def _patience_s(self) -> float | None:
+        """How long to wait for what may happen; None if nothing is due."""
+        due = [stream.looked_at + PACE_S for stream in self._streams if stream.is_paced and self._listening]
+        return max(0.0, min(due) - monotonic()) if due else None
+
+    def _watch_streams(self) -> None:
+        """Wait for the streams that can wake us, and for no other."""
+        out, err = self._streams
+        lookers = ((out, lambda _events: self._look(out)), (err, lambda _events: self._look_at_both()))
+        for stream, look in lookers:
+            watched = self._listening and not stream.is_paced
+            if watched == (stream in self._watched):
+                continue
+            if watched:
+                self._watched.append(stream)
+                self._selector.register(stream.reader, READ, look)
+            else:
+                self._watched.remove(stream)
+                self._selector.unregister(stream.reader)
+
+    def _read(self, stream: Stream, size: int = MAX_OUTPUT) -> int:
         """Read once; the number of bytes, 0 if there are none."""
         try:
-            data = os.read(stream.reader, MAX_OUTPUT)
+            data = os.read(stream.reader, size)
         except BlockingIOError:
             return 0
+        stream.came_at = monotonic()
         self._emit_output(stream, data)
         return len(data)
 
-    def _drain(self) -> None:
-        """Read what the pipes hold now, and no more: somebody may write without end."""
-        for stream in self._streams:
-            left = stream.size()
-            while left > 0 and self._link.has_room:
-                count = self._read(stream)
+    def _drain(self, *, wholly: bool = False) -> None:
+        """Read what the pipes hold now, and no more: somebody may write without end.
+
+        Args:
+            wholly: without looking for room, which has been seen in this round; once for each run.
+        """
+        out, err = self._streams
+        held = err.size()
+        for stream, left in ((out, out.size()), (err, held)):
+            while left > 0 and (wholly or self._link.has_room):
+                count = self._read(stream, min(MAX_OUTPUT, left))
                 if not count:
                     break
                 left -= count
@@ -276,8 +346,8 @@ class Runner:
         run = self._current
         if run is None or worker is not self._worker:
             return
-        self._drain()
         op = word["op"]
+        self._drain(wholly=op == "end")
         if op == "end":
             self._finish(worker, run, word)
         elif op == "prompt":
@@ -343,6 +413,8 @@ class Runner:
         self._emit_tails()
         self._emit_end(run.number, status, code, spent, **more)
         self._current = None
+        for stream in self._streams:
+            stream.relax()
         if self._batch is not None:
             self._batch.close()
             if self._batch.status is not None:
@@ -427,7 +499,7 @@ class Runner:
             self._completing = None
         run = self._current
         if run is not None and worker is self._worker:
-            self._drain()
+            self._drain(wholly=True)
             number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else None
             code = os.WEXITSTATUS(status) if number is None else 128 + number
             spent = max(0.0, worker.cpu_seconds - worker.reported)
@@ -445,11 +517,7 @@ class Runner:
         if listening == self._listening:
             return
         self._listening = listening
-        for stream in self._streams:
-            if listening:
-                self._selector.register(stream.reader, READ, stream.on_ready(self._read))
-            else:
-                self._selector.unregister(stream.reader)
+        self._watch_streams()
         for worker in (self._kernel, self._batch):
             if worker is not None:
                 worker.listen(listening)

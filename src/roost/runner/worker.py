@@ -35,6 +35,17 @@ That of a kernel is its language. A `main` takes the descriptors of the control 
 pipes, and `Settings`; it never returns.
 """
 
+PACE_S = 0.002
+"""How late the pieces of a steady output may be read."""
+ALONE_S = 0.02
+"""How long the other stream has to have been quiet for that."""
+PIPE_BYTES = 256 << 10
+"""What a pipe holds while much is written to it."""
+PACED_BYTES = PIPE_BYTES // 2
+"""So much within `PACE_S` is waited for after all."""
+_USUAL_PIPE_BYTES = 64 << 10
+_F_SETPIPE_SZ = 1031  # Linux's; `fcntl` names it since Python 3.10
+
 
 class GarbageError(Exception):
     """A worker said something that it cannot say: user code wrote to its socket."""
@@ -55,20 +66,60 @@ class Settings:
 
 
 class Stream:
-    """A pipe of the kernel, and the beginning of a character that it has not finished."""
+    """A pipe of the kernel, and the beginning of a character that it has not finished.
+
+    One that small pieces come out of all the time is *paced*: it is not waited for, which would wake the runner for
+    every piece, but looked at every `PACE_S`. Nothing is held back in the kernel for that: what was written is in the
+    pipe, whatever becomes of its writer.
+    """
 
     def __init__(self, kind: int) -> None:
         self.kind = kind
         self.reader, self.writer = os.pipe()
         self.tail = b""
+        self.is_paced = False
+        self.looked_at = -1.0
+        self.came_at = -1.0
+        self._is_large = False
         os.set_blocking(self.reader, False)
+
+    def pace(self, count: int, now: float, before: float, other_came_at: float) -> None:
+        """Decide how to wait for more.
+
+        Args:
+            count: how many bytes were there.
+            now: when they were read. All times are monotonic, in seconds.
+            before: when bytes came the time before.
+            other_came_at: when bytes last came out of the other stream. Whoever writes to two descriptors in turns,
+                and is not our kernel, which asks for its order, relies on us to read at once.
+        """
+        is_steady = self.is_paced or now < before + PACE_S
+        is_alone = now >= other_came_at + ALONE_S
+        self.looked_at = now
+        self.is_paced = 0 < count < PACED_BYTES and is_steady and is_alone
+        if is_steady and count:
+            self._resize(True)
+
+    def is_due(self, now: float) -> bool:
+        """Whether it is paced, and to be looked at."""
+        return self.is_paced and now >= self.looked_at + PACE_S
+
+    def relax(self) -> None:
+        """Its run has ended."""
+        self._resize(False)
+
+    def _resize(self, large: bool) -> None:
+        if large == self._is_large:
+            return
+        try:
+            fcntl.fcntl(self.reader, _F_SETPIPE_SZ, PIPE_BYTES if large else _USUAL_PIPE_BYTES)
+        except OSError:
+            pass  # a user may have only so much in pipes; it goes on as it is
+        self._is_large = large
 
     def size(self) -> int:
         held: int = _INT.unpack(fcntl.ioctl(self.reader, termios.FIONREAD, bytes(4)))[0]
         return held
-
-    def on_ready(self, read: Callable[[Stream], int]) -> Callable[[int], object]:
-        return lambda _events: read(self)
 
 
 class Worker:

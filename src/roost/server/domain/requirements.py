@@ -63,6 +63,8 @@ def _check(requirement: str) -> None:
             f"options are not read from requirements: {requirement!r:.200}",
             hint="put everything into one file; the package index is set on the server",
         )
+    if "${" in requirement:  # uv would put in what the server's environment holds
+        raise InvalidParameters(f"variables are not read from requirements: {requirement!r:.200}")
     bare = _HASH.sub("", requirement)
     if "--" in bare.partition(";")[0] or not _REQUIREMENT.fullmatch(bare):
         raise InvalidParameters(

@@ -18,6 +18,9 @@ VERSION_IF_SILENT = "v5.20191215"
 
 _DOING = {hdrs.METH_DELETE: "kernel-destruction-failed", hdrs.METH_PATCH: "kernel-restart-failed"}
 
+BEGUN = web.RequestKey("begun", bool)
+"""Set on a request whose answer is on its way."""
+
 log = structlog.get_logger(__name__)
 
 
@@ -42,6 +45,22 @@ async def answer_problems(request: web.Request, handler: Handler) -> web.StreamR
     except Exception:  # the last border: the client gets an answer, and we a record
         log.exception("request.failed", method=request.method, path=request.path)
         return problem("internal-server-error", "Something went wrong in the server.", hint="its log says what")
+
+
+@web.middleware
+async def break_off(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Close the connection of an answer that has begun and cannot go on: no problem document fits behind it."""
+    try:
+        return await handler(request)
+    except ConnectionError:
+        raise
+    except Exception as error:
+        if BEGUN not in request:
+            raise
+        log.exception("answer.broken_off", method=request.method, path=request.path)
+        if request.transport is not None:
+            request.transport.abort()
+        raise ConnectionResetError("the answer was broken off") from error
 
 
 @web.middleware
@@ -83,6 +102,7 @@ async def authenticate(request: web.Request, handler: Handler) -> web.StreamResp
 
 async def add_headers(request: web.Request, response: web.StreamResponse) -> None:
     """The headers that every response carries (spec/auth.md §1.1, §3)."""
+    request[BEGUN] = True
     limit = NO_LIMIT if CALLER in request else UNAUTHORIZED_LIMIT
     response.headers["Server"] = "BackendAI"
     response.headers["X-RateLimit-Limit"] = response.headers["X-RateLimit-Remaining"] = str(limit)

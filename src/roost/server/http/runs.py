@@ -88,7 +88,7 @@ async def stream_events(request: web.Request) -> web.StreamResponse:
     while True:
         page = await runs.read(session, run_id, after=after, wait_s=KEEP_ALIVE_S)
         if page.events:
-            await response.write(b"".join(_message(event) for event in page.events))
+            await response.write(b"".join(piece for event in page.events for piece in _message(event)))
             after = page.events[-1].seq
             if page.events[-1].kind is EventKind.END:
                 break
@@ -107,5 +107,5 @@ def _after(request: web.Request) -> int:
     return int(text)
 
 
-def _message(event: Event) -> bytes:
-    return b"id: %d\nevent: %s\ndata: %s\n\n" % (event.seq, event.kind.value.encode(), orjson.dumps(event.data))
+def _message(event: Event) -> tuple[bytes, bytes, bytes]:
+    return b"id: %d\nevent: %s\ndata: " % (event.seq, event.kind.value.encode()), orjson.dumps(event.data), b"\n\n"
