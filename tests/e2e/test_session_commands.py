@@ -123,6 +123,7 @@ async def test_results_and_errors_are_json_where_that_is_asked_for(shell: Shell,
     ended = await shell.json(program, "destroy", "class-7")
     failed = await shell.json(program, "restart", "class-7")
     refused = await shell.json(program, "create", "python", "-t", "no")
+    several = await shell.json(program, "destroy", "class-7", "class-9")
 
     assert isinstance(created[1], dict)
     assert created[1]["items"][0]["name"] == "class-7"
@@ -130,6 +131,9 @@ async def test_results_and_errors_are_json_where_that_is_asked_for(shell: Shell,
     assert ended[1]["items"][0]["stats"]["status"] == "terminated"
     assert isinstance(logs[1], dict)
     assert logs[1]["items"][0]["logs"] == ""
+    assert several[0] == 1
+    assert isinstance(several[1], dict)
+    assert [sorted(item) for item in several[1]["items"]] == [["error", "name"]] * 2
     for status, error in (failed, refused):
         assert status == 1
         assert isinstance(error, dict)
