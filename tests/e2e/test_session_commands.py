@@ -226,6 +226,45 @@ async def test_no_more_run_at_once_than_is_allowed(shell: Shell, server: Caller)
 
 
 @BOTH
+async def test_an_interrupt_ends_a_whole_sweep(shell: Shell, server: Caller, program: str) -> None:
+    code = "import time, pathlib; pathlib.Path('on').touch(); time.sleep(60)"
+    process = await shell.start(
+        program, "run", "python", "-t", "sweep", "--rm", "-c", code, "-e", "A=$x", "--env-range", "x=range:0,5",
+    )  # fmt: skip
+    async with asyncio.timeout(60):
+        while not await are_on(server, "sweep-1", "sweep-2"):
+            await asyncio.sleep(0.05)
+
+    process.send_signal(signal.SIGINT)
+    _, err = await asyncio.wait_for(process.communicate(), 60)
+
+    assert err.count(b"ended with exit code") == 2, err
+    assert process.returncode == 130
+    made = (await server("GET", "/session", params={"status": "all"})).body
+    assert sorted(one["name"] for one in made) == ["sweep-1", "sweep-2"]
+    assert {one["status"] for one in made} == {"TERMINATED"}
+
+
+async def are_on(server: Caller, *names: str) -> bool:
+    """Whether the programs in these sessions have begun."""
+    replies = [await server("GET", f"/session/{name}/files", {"path": "."}) for name in names]
+    return all(reply.status == 200 and '"on"' in reply.body["files"] for reply in replies)
+
+
+@BOTH
+async def test_nobody_answers_the_prompts_of_a_sweep(shell: Shell, program: str) -> None:
+    swept = await shell(
+        program, "run", "python", "-t", "sweep", "--rm", "-c", "input('? ')", "-e", "A=$x", "--env-range", "x=case:a,b",
+        stdin="Ann\nBob\n",
+    )  # fmt: skip
+
+    logs = shell.home / ".cache/backend.ai/client-logs"
+    said = "EOFError" if program == "roost" else "KeyboardInterrupt"
+    assert said in (logs / "sweep-1.stderr.log").read_text(), swept
+    assert swept[0] == (1 if program == "roost" else 0)
+
+
+@BOTH
 async def test_an_interrupt_reaches_the_program(shell: Shell, server: Caller, program: str) -> None:
     code = "import time\ntry:\n    print('on', flush=True)\n    time.sleep(60)\nfinally:\n    print('off')"
     process = await shell.start(program, "run", "--rm", "-c", code, "python", stdin=asyncio.subprocess.DEVNULL)

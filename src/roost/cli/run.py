@@ -19,7 +19,7 @@ from roost.cli.options import (
     resource_options,
     skipped,
 )
-from roost.cli.output import fail, is_compatible, note, print_failure
+from roost.cli.output import EXPECTED, fail, is_compatible, note, print_failure
 from roost.cli.places import AnyPlace, OwnPlace, Place, remote_name
 from roost.cli.pretty import print_done
 from roost.cli.screen import Running, Screen
@@ -246,7 +246,10 @@ def _run_one(
 
 
 class _Sweep:
-    """Many combinations, as many at a time as is allowed, each in a session and with log files of its own."""
+    """Many combinations, as many at a time as is allowed, each in a session and with log files of its own.
+
+    Nobody answers their prompts: there is one keyboard, and threads that wait for it could not be ended.
+    """
 
     def __init__(self, plan: Plan, max_parallel: int, make: MakePlace, name: str) -> None:
         self._plan = plan
@@ -275,7 +278,7 @@ class _Sweep:
     def _one(self, at: int, combination: Combination) -> tuple[int, Place]:
         name = f"{self._name}-{at}"
         with _log_files(name) as (stdout, stderr):
-            screen = Screen(stdout, stderr, label=name)
+            screen = Screen(stdout, stderr, asks=False)
             place = self._make(name, combination)
 
             def started(running: Running) -> None:
@@ -293,7 +296,10 @@ class _Sweep:
         for future in waiting:
             future.cancel()
         for running in list(self._running.values()):
-            running.interrupt()
+            try:
+                running.interrupt()
+            except EXPECTED as error:  # the others are to be told all the same
+                print_failure(error)
 
     def _told(self, at: int, combination: Combination, future: Future[tuple[int, Place]]) -> int:
         name = f"{self._name}-{at}"
