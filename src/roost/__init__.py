@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from roost.client.handle import Result as Result
     from roost.client.handle import Run as Run
+    from roost.client.handle import SessionSettings as SessionSettings
     from roost.client.handle import async_session as async_session
     from roost.client.handle import session as session
     from roost.client.session import AsyncSession as AsyncSession
@@ -18,10 +19,11 @@ _HOMES = {
     "Result": "roost.client.handle",
     "Run": "roost.client.handle",
     "Session": "roost.client.session",
+    "SessionSettings": "roost.client.handle",
     "async_session": "roost.client.handle",
     "session": "roost.client.handle",
 }
-__all__ = ("AsyncSession", "Result", "Run", "Session", "async_session", "errors", "session")
+__all__ = ("AsyncSession", "Result", "Run", "Session", "SessionSettings", "async_session", "errors", "session")
 
 
 def __getattr__(name: str) -> Any:

@@ -4,6 +4,8 @@ import asyncio
 import itertools
 import json
 import os
+import pty
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -121,6 +123,7 @@ async def test_results_and_errors_are_json_where_that_is_asked_for(shell: Shell,
     ended = await shell.json(program, "destroy", "class-7")
     failed = await shell.json(program, "restart", "class-7")
     refused = await shell.json(program, "create", "python", "-t", "no")
+    several = await shell.json(program, "destroy", "class-7", "class-9")
 
     assert isinstance(created[1], dict)
     assert created[1]["items"][0]["name"] == "class-7"
@@ -128,6 +131,9 @@ async def test_results_and_errors_are_json_where_that_is_asked_for(shell: Shell,
     assert ended[1]["items"][0]["stats"]["status"] == "terminated"
     assert isinstance(logs[1], dict)
     assert logs[1]["items"][0]["logs"] == ""
+    assert several[0] == 1
+    assert isinstance(several[1], dict)
+    assert [sorted(item) for item in several[1]["items"]] == [["error", "name"]] * 2
     for status, error in (failed, refused):
         assert status == 1
         assert isinstance(error, dict)
@@ -153,6 +159,15 @@ async def test_stages_run_on_files_and_the_exit_code_is_the_programs(shell: Shel
     assert "stage clean ended with exit code 0\nstage build ended with exit code 0\n" in ran[2]
     assert failed[0] == 127
     assert "stage" not in failed[2]
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler")
+async def test_files_of_a_compiled_language_are_built_and_executed(shell: Shell) -> None:
+    (shell.home / "main.c").write_text('#include <stdio.h>\nint main(void) { puts("hi"); return 4; }')
+
+    ran = await shell("roost", "run", "c", "main.c")
+
+    assert (ran[0], ran[1]) == (4, "hi\n"), ran
 
 
 async def test_the_compatible_run_executes_files_in_the_images_own_way(shell: Shell, server: Caller) -> None:
@@ -211,6 +226,45 @@ async def test_no_more_run_at_once_than_is_allowed(shell: Shell, server: Caller)
 
 
 @BOTH
+async def test_an_interrupt_ends_a_whole_sweep(shell: Shell, server: Caller, program: str) -> None:
+    code = "import time, pathlib; pathlib.Path('on').touch(); time.sleep(60)"
+    process = await shell.start(
+        program, "run", "python", "-t", "sweep", "--rm", "-c", code, "-e", "A=$x", "--env-range", "x=range:0,5",
+    )  # fmt: skip
+    async with asyncio.timeout(60):
+        while not await are_on(server, "sweep-1", "sweep-2"):
+            await asyncio.sleep(0.05)
+
+    process.send_signal(signal.SIGINT)
+    _, err = await asyncio.wait_for(process.communicate(), 60)
+
+    assert err.count(b"ended with exit code") == 2, err
+    assert process.returncode == 130
+    made = (await server("GET", "/session", params={"status": "all"})).body
+    assert sorted(one["name"] for one in made) == ["sweep-1", "sweep-2"]
+    assert {one["status"] for one in made} == {"TERMINATED"}
+
+
+async def are_on(server: Caller, *names: str) -> bool:
+    """Whether the programs in these sessions have begun."""
+    replies = [await server("GET", f"/session/{name}/files", {"path": "."}) for name in names]
+    return all(reply.status == 200 and '"on"' in reply.body["files"] for reply in replies)
+
+
+@BOTH
+async def test_nobody_answers_the_prompts_of_a_sweep(shell: Shell, program: str) -> None:
+    swept = await shell(
+        program, "run", "python", "-t", "sweep", "--rm", "-c", "input('? ')", "-e", "A=$x", "--env-range", "x=case:a,b",
+        stdin="Ann\nBob\n",
+    )  # fmt: skip
+
+    logs = shell.home / ".cache/backend.ai/client-logs"
+    said = "EOFError" if program == "roost" else "KeyboardInterrupt"
+    assert said in (logs / "sweep-1.stderr.log").read_text(), swept
+    assert swept[0] == (1 if program == "roost" else 0)
+
+
+@BOTH
 async def test_an_interrupt_reaches_the_program(shell: Shell, server: Caller, program: str) -> None:
     code = "import time\ntry:\n    print('on', flush=True)\n    time.sleep(60)\nfinally:\n    print('off')"
     process = await shell.start(program, "run", "--rm", "-c", code, "python", stdin=asyncio.subprocess.DEVNULL)
@@ -251,3 +305,45 @@ async def test_a_missing_argument_is_an_error_of_its_own(shell: Shell) -> None:
     assert (await shell("backend.ai", "session", "dance"))[0] == 2
     assert (await shell("backend.ai", "run", "--max-parallel", "0", "-c", "1", "python"))[0] == 2
     assert "Usage: backend.ai [OPTIONS] COMMAND [ARGS]" in (await shell("backend.ai", "--help"))[1]
+
+
+@BOTH
+async def test_a_command_that_is_interrupted_ends_as_one_that_a_signal_killed(
+    shell: Shell, server: Caller, program: str
+) -> None:
+    process = await shell.start(program, "create", "python", "--type", "batch", "-c", "true", "--starts-at", "1d")
+    async with asyncio.timeout(30):
+        while not (await server("GET", "/session")).body:
+            await asyncio.sleep(0.02)
+
+    process.send_signal(signal.SIGINT)
+    out, err = await asyncio.wait_for(process.communicate(), 30)
+
+    assert process.returncode == -signal.SIGINT
+    assert (out, err) == (b"", b"")
+
+
+async def test_a_transfer_draws_a_bar_on_a_terminal(shell: Shell, server: Caller) -> None:
+    await server("POST", "/session", {"name": "class-7", "image": "python"})
+    (shell.home / "big").write_bytes(bytes(8 << 20))
+    ours, theirs = pty.openpty()
+    command = [*PROGRAMS["roost"], "session", "upload", "class-7", "big"]
+
+    process = await asyncio.create_subprocess_exec(*command, cwd=shell.home, env=shell.environ, stderr=theirs)
+    os.close(theirs)
+    shown = await asyncio.to_thread(read_all, ours)
+    os.close(ours)
+
+    assert await asyncio.wait_for(process.wait(), 30) == 0
+    assert "uploading" in shown
+    assert "uploaded 1 file to class-7" in shown
+
+
+def read_all(descriptor: int) -> str:
+    """What a terminal shows, until nobody writes to it any more."""
+    shown = b""
+    while True:
+        try:
+            shown += os.read(descriptor, 65536)
+        except OSError:  # how Linux says so
+            return shown.decode(errors="replace")

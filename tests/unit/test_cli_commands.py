@@ -1,5 +1,6 @@
 """The commands, as processes, against a server on loopback."""
 
+import json
 import os
 import subprocess
 import sys
@@ -109,6 +110,8 @@ def test_status_and_down_without_a_server(tmp_path: Path) -> None:
     status, stdout, stderr = roost(env, "status")
     assert (status, stdout) == (1, "")
     assert "hint: start one with `roost up`" in stderr
+    status, stdout, stderr = roost(env, "--output", "json", "status")
+    assert (status, list(json.loads(stdout)), stderr) == (1, ["error"], "")
     assert roost(env, "down") == (0, "", "no server was running\n")
 
 

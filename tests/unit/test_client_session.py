@@ -14,10 +14,11 @@ from roost.client import session as session_module
 from roost.client.active import api_session
 from roost.client.archives import extract
 from roost.client.config import APIConfig
-from roost.client.exceptions import APIVersionWarning, BackendAPIError, BackendClientError
+from roost.client.exceptions import APIVersionWarning, BackendAPIError, BackendAPIVersionError, BackendClientError
 from roost.client.func.base import BaseFunction, api_function
 from roost.client.request import Request
 from roost.client.session import AsyncSession, Session
+from roost.client.utils import ProgressReportingReader
 from tests.unit.client_server import ACCESS_KEY, SECRET_KEY, ClientServer
 
 
@@ -140,6 +141,34 @@ def test_a_newer_server_of_ours_is_no_reason_to_warn(server: ClientServer, confi
     server.version, server.is_roost = "v7.20230615", True
     with Session(config=config) as api:  # warnings are errors here
         assert (api.api_version, api.is_roost) == ((6, "20210815"), True)
+
+
+def test_what_is_not_available_says_so_and_what_to_do(config: APIConfig) -> None:
+    with Session(config=config) as api:
+        with pytest.raises(BackendAPIVersionError, match="roost ps"):
+            api.ComputeSession.paginated_list(status="RUNNING")
+        with pytest.raises(BackendAPIVersionError, match="roost shell"):
+            api.ComputeSession("class-8").stream_pty()
+
+
+def test_a_reader_tells_a_bar_what_was_read(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"line\n" + bytes(95))
+    told: list[int] = []
+
+    class Bar:
+        def update(self, n: int) -> None:
+            told.append(n)
+
+    with ProgressReportingReader(tmp_path / "file", tqdm_instance=Bar()) as reader:
+        assert reader.readline() == b"line\n"
+        assert reader.read(5) == bytes(5)
+        assert reader.readinto(bytearray(10)) == 10
+        assert len(reader.read1(10)) <= 10
+        reader.read()
+    assert told[:3] == [5, 5, 10]
+    assert sum(told) == 100
+    with ProgressReportingReader(tmp_path / "file") as alone:  # stderr is no terminal here
+        assert len(alone.read()) == 100
 
 
 def test_wrong_arguments_are_refused_before_anything_is_sent(

@@ -96,6 +96,11 @@ def print_error(error: RoostError) -> None:
     print_failure(error)
 
 
+def failure_of(error: BaseException) -> str:
+    """What went wrong, in one line, whatever it was raised as."""
+    return sentence_of(_translated(error))
+
+
 def sentence_of(error: BaseException) -> str:
     """What an error says, in one line."""
     if isinstance(error, RoostError):

@@ -19,10 +19,11 @@ from roost.cli.options import (
     resource_options,
     skipped,
 )
-from roost.cli.output import fail, is_compatible, note, print_failure
+from roost.cli.output import EXPECTED, fail, is_compatible, note, print_failure
 from roost.cli.places import AnyPlace, OwnPlace, Place, remote_name
 from roost.cli.pretty import print_done
 from roost.cli.screen import Running, Screen
+from roost.cli.shell import language_of
 from roost.cli.stats import print_stats
 from roost.cli.sweeps import Combination, RangeType, Stages, combine
 from roost.client.config import local_cache_path
@@ -31,6 +32,29 @@ from roost.wire.runs import RunEnd
 
 INTERRUPTED = 130
 NO_PROGRAM = "provide the command-line code snippet with -c, or files"
+
+WITHOUT_QUERIES = frozenset(
+    [
+        "c",
+        "cpp",
+        "gcc",
+        "go",
+        "golang",
+        "haskell",
+        "java",
+        "julia",
+        "lua",
+        "node",
+        "nodejs",
+        "octave",
+        "perl",
+        "php",
+        "r",
+        "ruby",
+        "rust",
+    ]
+)
+"""Languages whose code runs from files alone (spec/execution.md §4.2)."""
 
 MakePlace = Callable[[str | None, Combination], Place]
 
@@ -80,10 +104,12 @@ def run(ctx: click.Context, /, image: str, files: tuple[Path, ...], name: str | 
     """Run code in a session of IMAGE and exit as it does.
 
     All FILES are copied into the session. Without -c, the first of them is the program; with --clean, --build or --exec
-    these commands are run instead, and the image's own way of what is not given. With --name the session is kept.
+    these commands are run instead, and the image's own way of what is not given. So are files of languages that are
+    compiled. With --name the session is kept.
     """
-    is_batch = any(options[stage] is not None for stage in ("clean", "build", "exec_"))
     code = options["code"]
+    is_batch = any(options[stage] is not None for stage in ("clean", "build", "exec_"))
+    is_batch = is_batch or (code is None and bool(files) and language_of(image) in WITHOUT_QUERIES)
     if code is None and not files and not is_batch:
         raise click.UsageError("nothing to run: pass -c CODE or a file")
     if code is None and not is_batch:
@@ -220,7 +246,10 @@ def _run_one(
 
 
 class _Sweep:
-    """Many combinations, as many at a time as is allowed, each in a session and with log files of its own."""
+    """Many combinations, as many at a time as is allowed, each in a session and with log files of its own.
+
+    Nobody answers their prompts: there is one keyboard, and threads that wait for it could not be ended.
+    """
 
     def __init__(self, plan: Plan, max_parallel: int, make: MakePlace, name: str) -> None:
         self._plan = plan
@@ -249,7 +278,7 @@ class _Sweep:
     def _one(self, at: int, combination: Combination) -> tuple[int, Place]:
         name = f"{self._name}-{at}"
         with _log_files(name) as (stdout, stderr):
-            screen = Screen(stdout, stderr, label=name)
+            screen = Screen(stdout, stderr, asks=False)
             place = self._make(name, combination)
 
             def started(running: Running) -> None:
@@ -267,7 +296,10 @@ class _Sweep:
         for future in waiting:
             future.cancel()
         for running in list(self._running.values()):
-            running.interrupt()
+            try:
+                running.interrupt()
+            except EXPECTED as error:  # the others are to be told all the same
+                print_failure(error)
 
     def _told(self, at: int, combination: Combination, future: Future[tuple[int, Place]]) -> int:
         name = f"{self._name}-{at}"

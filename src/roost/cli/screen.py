@@ -2,7 +2,6 @@
 
 import getpass
 import sys
-import threading
 from collections.abc import Iterator
 from typing import IO, Protocol
 
@@ -27,10 +26,11 @@ class Running(Protocol):
 
 
 class Screen:
-    """Where one run is shown: the terminal, or files; the prompts of all are answered by whoever sits there."""
+    """Where one run is shown: the terminal, or files.
 
-    _asking = threading.Lock()
-    """Held while somebody is asked: there is one keyboard for all runs."""
+    Args:
+        asks: whether somebody answers its prompts; else input ends at the first.
+    """
 
     def __init__(
         self,
@@ -39,13 +39,13 @@ class Screen:
         *,
         quiet: bool = False,
         echo: bool = False,
-        label: str = "",
+        asks: bool = True,
     ) -> None:
         self._stdout = stdout
         self._stderr = stderr
         self._quiet = quiet
         self._echo = echo
-        self._label = label
+        self._asks = asks
 
     def follow(self, run: Running) -> RunEnd:
         """Show a run up to its end. Ctrl-C interrupts it, and what comes of that is shown too."""
@@ -81,7 +81,8 @@ class Screen:
             case EventKind.STAGE:
                 self.progress(f"stage {event.data['stage']} ended with exit code {event.data['exit_code']}")
             case EventKind.PROMPT:
-                text = self._ask(str(event.data.get("text", "")), bool(event.data.get("password")))
+                prompt, is_password = str(event.data.get("text", "")), bool(event.data.get("password"))
+                text = ask(prompt, is_password) if self._asks else None
                 run.input(text, prompt=int(event.data["prompt"]))
             case EventKind.GAP:
                 self._note(f"note: {event.data.get('bytes')} bytes of output were dropped")
@@ -108,12 +109,6 @@ class Screen:
 
     def _note(self, text: str) -> None:
         click.echo(text, file=self._stderr, err=True)
-
-    def _ask(self, prompt: str, is_password: bool) -> str | None:
-        with self._asking:
-            if self._label:
-                click.echo(f"[{self._label}] ", nl=False, err=True)
-            return ask(prompt, is_password)
 
 
 def ask(prompt: str, is_password: bool) -> str | None:

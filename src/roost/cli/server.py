@@ -7,8 +7,9 @@ import sys
 
 import click
 
-from roost.cli.output import note
+from roost.cli.output import fail, note, print_items, wants_json
 from roost.client.local import (
+    LocalServer,
     ServerNotStarted,
     default_data_dir,
     ensure_local_server,
@@ -24,7 +25,10 @@ def up() -> None:
     server = before or ensure_local_server()
     if before is not None:
         note(f"already running (pid {server.pid})")
-    click.echo(server.endpoint)
+    if wants_json():
+        print_items([_item(server)], {})
+    else:
+        click.echo(server.endpoint)
 
 
 @click.command()
@@ -34,14 +38,14 @@ def down() -> None:
 
 
 @click.command()
-@click.pass_context
-def status(ctx: click.Context) -> None:
+def status() -> None:
     """Tell whether this machine's server runs, and where."""
     server = read_local_server()
     if server is None:
-        note(f"no server runs on {default_data_dir()}")
-        note("hint: start one with `roost up`")
-        ctx.exit(1)
+        raise fail(f"no server runs on {default_data_dir()}", hint="start one with `roost up`")
+    if wants_json():
+        print_items([_item(server)], {})
+        return
     click.echo(f"running on {server.endpoint} (pid {server.pid}, data in {default_data_dir()})")
 
 
@@ -60,6 +64,10 @@ def doctor(ctx: click.Context, options: tuple[str, ...]) -> None:
     """Tell which isolation this host can give, and what would mend the rest."""
     _require_server()
     ctx.exit(subprocess.run([sys.executable, "-m", "roost.agent", "doctor", *options], check=False).returncode)
+
+
+def _item(server: LocalServer) -> dict[str, object]:
+    return {"endpoint": server.endpoint, "pid": server.pid, "data_dir": str(default_data_dir())}
 
 
 def _require_server() -> None:

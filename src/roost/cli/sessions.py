@@ -13,6 +13,7 @@ from roost.cli.options import creation_arguments, name_option, owner_option, pla
 from roost.cli.output import (
     EXPECTED,
     fail,
+    failure_of,
     is_compatible,
     note,
     print_failure,
@@ -125,6 +126,9 @@ def _for_each(
                 more = do(api.ComputeSession(name, owner))
             except EXPECTED as error:
                 failed = True
+                if wants_json() and len(names) > 1:  # one document for all of them
+                    items.append({"name": name, "error": failure_of(error)})
+                    continue
                 print_failure(error, about=name if len(names) > 1 else "")
                 is_missing = isinstance(error, BackendAPIError) and error.status == 404
                 if is_missing and owner is None and is_compatible() and not wants_json():

@@ -5,9 +5,9 @@ import contextlib
 import io
 import secrets
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 from urllib.parse import quote
 from uuid import UUID, uuid4
 
@@ -15,7 +15,7 @@ import aiohttp
 
 from roost.client.active import api_session, current_session
 from roost.client.archives import HOME, extract, inside_home, place
-from roost.client.exceptions import ArgumentError, BackendClientError
+from roost.client.exceptions import ArgumentError, BackendAPIVersionError, BackendClientError
 from roost.client.func.base import BaseFunction, api_function
 from roost.client.request import AttachedFile, Request, Response
 from roost.client.utils import ProgressBar, ProgressReportingReader, progress_bar
@@ -41,6 +41,17 @@ def drop(mapping: Mapping[str, Any], value: Any) -> dict[str, Any]:
         for key, item in mapping.items()
         if isinstance(item, Mapping) or item != value
     }
+
+
+def _refused(name: str, hint: str) -> Callable[..., NoReturn]:
+    """A function of the original that there is no way to do here yet; it says so, and what to do instead."""
+
+    def refuse(*args: Any, **kwargs: Any) -> NoReturn:
+        raise BackendAPIVersionError(f"{name} is not available: {hint}")
+
+    refuse.__name__ = name
+    refuse.__doc__ = f"Not available: {hint}."
+    return refuse
 
 
 class ComputeSession(BaseFunction):
@@ -403,6 +414,17 @@ class ComputeSession(BaseFunction):
         async with Request("POST", self._path("rename"), params=params).fetch():
             pass
         self.name = new_id
+
+    paginated_list = _refused("paginated_list", "`GET /session` and `roost ps` list sessions")
+    create_from_template = _refused("create_from_template", "pass the template's values to get_or_create")
+    get_task_logs = _refused("get_task_logs", "get_logs tells what a session wrote, also after its end")
+    get_status_history = _refused("get_status_history", "`GET /session/NAME/history` and `roost why NAME` tell it")
+    get_abusing_report = _refused("get_abusing_report", "`roost why NAME` tells why a session was ended")
+    commit = _refused("commit", "`roost image build` makes images")
+    listen_events = stream_events = _refused("listen_events", "pass callback_url to get_or_create to hear of a session")
+    stream_pty = _refused("stream_pty", "`roost shell NAME` is an interactive session")
+    stream_app_info = _refused("stream_app_info", "sessions have no apps")
+    start_service = _refused("start_service", "sessions have no apps")
 
     def _path(self, verb: str = "") -> str:
         version = api_session.get().api_version
