@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from roost.cli.output import Group, note, print_table
+from roost.cli.output import Group, note, print_items, print_table, wants_json
 from roost.client.api import Api, Target, alias_path, find_target, image_path
 from roost.client.errors import NotUnderstood, Unreachable, problem_to_error
 
@@ -23,9 +23,13 @@ def image() -> None:
 @image.command()
 def ls() -> None:
     """List images: this machine's own, and those with packages."""
+    found = _call("GET", "/image")
+    if wants_json():
+        print_items(found, {})
+        return
     rows = [
         [str(one["reference"]), ", ".join(one["aliases"]), str(one["kind"]), _size(one), str(one["created_at"] or "")]
-        for one in _call("GET", "/image")
+        for one in found
     ]
     print_table(["IMAGE", "ALSO", "KIND", "SIZE", "BUILT"], rows)
 
@@ -65,7 +69,10 @@ def build(
     }
     built = asyncio.run(_build(find_target(), body))
     note(f"built {built['reference']}: {_size(built)}, digest {str(built['digest'])[:12]}")
-    click.echo(built["reference"])
+    if wants_json():
+        print_items([built], {})
+    else:
+        click.echo(built["reference"])
 
 
 @image.command()

@@ -61,8 +61,6 @@ def _items(event: Event) -> Iterable[tuple[str, Any]]:
             yield from _shown(event.data["mime"], event.data["text"])
         case EventKind.DISPLAY:
             yield from _shown(event.data["mime"], event.data["mime"].get(PLAIN, "") + "\n")
-        case EventKind.GAP:
-            yield "stderr", f"[{event.data['bytes']} bytes of output were dropped here]\n"
         case EventKind.END if event.data.get("reason"):
             yield "stderr", f"{event.data['reason']['sentence']}\n"
         case _:
