@@ -21,8 +21,12 @@ run: setup ## set up, then run examples/penguins
 serve: setup ## serve in the foreground
 	$(PY) -m roost.server
 
-test: setup ## run the tests
+test: setup .venv/.languages ## run the tests
 	$(PY) -m pytest
+
+.venv/.languages: .venv/.complete scripts/languages.sh
+	bash scripts/languages.sh
+	@touch $@
 
 check: setup ## format, lint, types, arrows
 	.venv/bin/ruff format --check .
