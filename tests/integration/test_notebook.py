@@ -74,6 +74,23 @@ async def test_a_notebook_shows_its_tables_and_figures(session: Caller) -> None:
         Path(SHOWN, "penguins.png").write_bytes(image)
 
 
+async def test_ipythons_magics_are_there_where_it_is_installed(server: Caller) -> None:
+    await need_index()
+    messages = await server.build("ipy", "ipython\n")
+    assert messages[-1].event == "image", messages[-3:]
+    await server("POST", "/session", {"name": "class-7", "image": "ipy"})
+
+    await finished(server, "answer = 42")
+    who = await finished(server, "%who")
+    captured = await finished(server, "%%capture out\nprint('hidden')")
+    shown = await finished(server, "out.stdout")
+    own = await finished(server, "%time answer + 1")
+
+    assert who["console"][0][1].split() == ["answer"]
+    assert (captured["console"], shown["console"]) == ([], [["stdout", "'hidden\\n'"]])
+    assert "Wall time:" in own["console"][0][1]
+
+
 async def finished(server: Caller, code: str) -> dict[str, Any]:
     """A whole run by the compatible poll, its console in one piece."""
     part = await server.execute("class-7", code)
