@@ -156,6 +156,21 @@ async def test_an_interrupt_tells_what_came_of_it(server: Caller) -> None:
     assert "".join(after) == "42\n"
 
 
+async def test_an_interrupted_batch_run_does_not_count_as_done(server: Caller) -> None:
+    ref = await a_session(server)
+    program = "python -uc 'import time; print(1); time.sleep(60)'"
+    await start(server, ref, "long", mode="batch", options={"exec": program})
+    async with asyncio.timeout(30):
+        while (result := await server.execute(ref, mode="continue", run_id="long"))["console"] == []:
+            pass
+
+    await server("POST", f"/session/{ref}/interrupt")
+    while result["status"] != "finished":
+        result = await server.execute(ref, mode="continue", run_id="long")
+
+    assert result["exitCode"] == 130
+
+
 async def test_a_run_may_have_a_limit_of_time(server: Caller) -> None:
     ref = await a_session(server)
     await start(server, ref, "long", code=STUBBORN, options={"timeout_s": 0.3})

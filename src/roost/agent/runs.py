@@ -207,6 +207,7 @@ class Run:
         return RunSummary(
             run_id=self.acceptance.run_id,
             state=self.state,
+            mode=self.acceptance.mode,
             created=created,
             last_seq=self.last_seq,
             prompt=self.prompts if self.state is RunState.WAITING else None,

@@ -130,6 +130,8 @@ class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
 
     run_id: str
     state: RunState
+    mode: str | None = None
+    """As its `RunSpec` has it; None where the log is gone."""
     created: bool = False
     """Only in the answer of `start`: whether this call made the run."""
     last_seq: int = 0

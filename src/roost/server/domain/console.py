@@ -42,9 +42,9 @@ def gap_sentence(gap: Mapping[str, Any]) -> str:
     return f"[events {gap['first']} to {gap['last']} are gone from the log]\n"
 
 
-def exit_code_of(end: RunEnd) -> int:
-    """The compatible exit code: 0 also for exceptions that nobody caught; 130 only when the sandbox is gone."""
-    return 0 if end.status in (RunStatus.ERROR, RunStatus.INTERRUPTED) else end.exit_code
+def exit_code_of(end: RunEnd, mode: str | None = "query") -> int:
+    """The compatible exit code: in query mode 0 also for exceptions that nobody caught (spec/execution.md §4.1)."""
+    return 0 if mode == "query" and end.status in (RunStatus.ERROR, RunStatus.INTERRUPTED) else end.exit_code
 
 
 def _items(event: Event) -> Iterable[tuple[str, Any]]:

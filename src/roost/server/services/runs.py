@@ -257,7 +257,7 @@ def _polled(run_id: str, events: list[Event], page: Page, cursor: int) -> Polled
     elif end is not None and end.status is RunStatus.EXEC_TIMEOUT:
         status = "exec-timeout"
     elif end is not None:
-        status, exit_code = "finished", exit_code_of(end)
+        status, exit_code = "finished", exit_code_of(end, page.run.mode)
     elif page.run.state is RunState.WAITING and page.run.last_seq <= seq:
         status = "waiting-input"
         prompts = [event for event in events if event.kind is EventKind.PROMPT]
