@@ -50,3 +50,27 @@ def test_an_interrupt_closes_a_generator_that_takes_its_time(monkeypatch: pytest
         assert story == ["closed"]
     finally:
         worker.stop()
+
+
+def test_an_interrupt_right_after_the_beginning_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def wait_for_ever() -> None:
+        await asyncio.Event().wait()
+
+    async def going_on() -> int:
+        return sum(not task.cancelling() for task in asyncio.all_tasks() - {asyncio.current_task()})
+
+    worker = Worker()
+    schedule = worker.loop.call_soon_threadsafe
+
+    def interrupted(*arguments: Any, **more: Any) -> Any:
+        schedule(*arguments, **more)
+        monkeypatch.undo()
+        raise KeyboardInterrupt
+
+    try:
+        monkeypatch.setattr(worker.loop, "call_soon_threadsafe", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            worker.call(wait_for_ever())
+        assert worker.call(going_on()) == 0
+    finally:
+        worker.stop()

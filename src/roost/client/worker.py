@@ -40,26 +40,37 @@ class Worker(threading.Thread):
 
         Whatever it raises, `SystemExit` too, is in the future and never ends the worker.
         """
+        future: concurrent.futures.Future[T] = concurrent.futures.Future()
+        self._begin(coro, future, context)
+        return future
+
+    def _begin(
+        self, coro: Coroutine[Any, Any, T], future: "concurrent.futures.Future[T]", context: contextvars.Context | None
+    ) -> None:
         if self.loop.is_closed() or not self.is_alive():
             coro.close()
             raise RuntimeError("this session is closed")
-        future: concurrent.futures.Future[T] = concurrent.futures.Future()
         future_context = context or contextvars.copy_context()
 
         def begin() -> None:
+            if future.cancelled():
+                coro.close()
+                return
             task = self.loop.create_task(_settle(coro, future), context=future_context)
+            task.add_done_callback(lambda _: coro.close())  # one that was cancelled before it began
             future.add_done_callback(lambda done: self._cancel(task) if done.cancelled() else None)
 
         self.loop.call_soon_threadsafe(begin)
-        return future
 
     def call(self, coro: Coroutine[Any, Any, T], context: contextvars.Context | None = None) -> T:
         """Run a coroutine and wait for its end; an interrupt of the caller cancels it."""
         if self.is_here():
             coro.close()
             raise RuntimeError("a blocking call on the worker's own loop would wait for itself")
-        future = self.submit(coro, context)
+        # Made before anything is begun: wherever the interrupt comes, there is something to cancel.
+        future: concurrent.futures.Future[T] = concurrent.futures.Future()
         try:
+            self._begin(coro, future, context)
             return future.result()
         except BaseException:
             future.cancel()
@@ -106,8 +117,11 @@ async def _next(items: AsyncGenerator[T, None], end: Any, turn: asyncio.Lock) ->
 
 async def _close(items: AsyncGenerator[T, None], turn: asyncio.Lock) -> None:
     """Close a generator, once the step of it that an interrupt cancelled has come to its end."""
-    async with asyncio.timeout(TIDY_S), turn:
-        await items.aclose()
+    try:
+        async with asyncio.timeout(TIDY_S), turn:
+            await items.aclose()
+    except TimeoutError:
+        raise TimeoutError("what was read from the server could not be closed in time") from None
 
 
 async def _cancel_all() -> None:
