@@ -33,7 +33,7 @@ async def test_a_program_is_built_and_executed(server: Caller, language: str) ->
         pytest.skip(f"{language} is not installed")
     name, source = PROGRAMS[language]
     image = f"lablup/{language}:{INSTALLED[language].version}-ubuntu22.04"
-    made = await server("POST", "/session", {"name": "class-7", "image": image, "config": {"resources": {"mem": "4g"}}})
+    made = await server("POST", "/session", {"name": "class-7", "image": image})
     assert made.status == 201, made.body
     await server("PUT", f"/session/class-7/files/{name}", data=source.encode())
 
