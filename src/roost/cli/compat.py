@@ -2,7 +2,7 @@
 
 import click
 
-from roost.cli.output import Group, choose_output, print_items, wants_json
+from roost.cli.output import Group, output_option, print_items, wants_json
 from roost.cli.pretty import warn_prettily
 from roost.cli.run import compatible_run
 from roost.cli.sessions import create, destroy, restart, session
@@ -20,16 +20,7 @@ class CompatibleGroup(Group):
 @click.group(name="backend.ai", cls=CompatibleGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__)
 @click.option("--skip-sslcert-validation", is_flag=True, help="Do not check the server's certificate.")
-@click.option(
-    "--output",
-    type=click.Choice(["console", "json"]),
-    default="console",
-    show_default=True,
-    callback=choose_output,
-    expose_value=False,
-    is_eager=True,
-    help="How results are written.",
-)
+@output_option
 def main(skip_sslcert_validation: bool) -> None:
     """The command of Backend.AI's client, on roost."""
     warn_prettily()

@@ -3,7 +3,7 @@
 import click
 
 from roost.cli.images import image
-from roost.cli.output import Group, choose_output
+from roost.cli.output import Group, output_option
 from roost.cli.pretty import warn_prettily
 from roost.cli.run import run
 from roost.cli.server import doctor, down, serve, status, up
@@ -15,16 +15,7 @@ from roost.client.config import set_config
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__)
-@click.option(
-    "--output",
-    type=click.Choice(["console", "json"]),
-    default="console",
-    show_default=True,
-    callback=choose_output,
-    expose_value=False,
-    is_eager=True,
-    help="How results are written.",
-)
+@output_option
 def main() -> None:
     """Run code in isolated, long-lived sessions."""
     warn_prettily()

@@ -56,6 +56,18 @@ def choose_output(ctx: click.Context, param: click.Parameter, value: str) -> str
     return value
 
 
+output_option = click.option(
+    "--output",
+    type=click.Choice(["console", "json"]),
+    default="console",
+    show_default=True,
+    callback=choose_output,
+    expose_value=False,
+    is_eager=True,
+    help="How results are written.",
+)
+
+
 def wants_json() -> bool:
     """Whether results are to be JSON."""
     found = click.get_current_context().find_root().obj

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import traceback
-
 from .child import Child, Conversation
 from .defaults import MISSING, Missing, default_way
 from .protocol import STAGES
-from .settling import leave_runner
+from .settling import become_worker
 from .words import Words, write_all
 
 TYPE_CHECKING = False
@@ -27,20 +24,14 @@ _INTERRUPTED = 128 + signal.SIGINT
 
 def main(control: int, sync: int, stdout: int, stderr: int, settings: Settings) -> NoReturn:
     """Become the worker: called in the child right after the fork, and never returns."""
-    code = 1
-    try:
-        leave_runner(control, sync, stdout, stderr)
+
+    def work() -> None:
         words = Words(control)
-        work = words.receive()
-        if work is not None:
-            _Batch(words, settings).execute(work["stages"])
-        code = 0
-    except EOFError:
-        pass  # the runner is gone, and with it whoever wants to know
-    except BaseException:
-        os.write(2, traceback.format_exc().encode("utf-8", "replace"))
-    finally:
-        os._exit(code)
+        word = words.receive()
+        if word is not None:
+            _Batch(words, settings).execute(word["stages"])
+
+    become_worker((control, sync, stdout, stderr), work)
 
 
 class _Batch:

@@ -14,6 +14,7 @@ import sys
 import termios
 
 from . import system
+from .words import write_all
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -143,7 +144,7 @@ class Child:
             return
         try:
             if line is not None:
-                _write_all(self._writer, (line + "\n").encode("utf-8", "surrogateescape"))
+                write_all(self._writer, (line + "\n").encode("utf-8", "surrogateescape"))
                 return
         except OSError:
             pass  # nobody reads any more
@@ -246,11 +247,6 @@ def _threads(pid: int) -> list[int]:
         return [int(name) for name in os.listdir(f"/proc/{pid}/task")[:_MAX_THREADS]]
     except OSError:
         return []
-
-
-def _write_all(descriptor: int, data: bytes) -> None:
-    while data:
-        data = data[os.write(descriptor, data) :]
 
 
 def _write_some(descriptor: int, data: bytes) -> bytes:

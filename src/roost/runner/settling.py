@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import traceback
 
 from . import system
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal
+    from typing import Callable, NoReturn
 else:
     import _signal as signal
 
@@ -31,3 +33,23 @@ def leave_runner(control: int, sync: int, stdout: int, stderr: int) -> None:
             file.write("1000")
     except OSError:
         pass
+
+
+def become_worker(descriptors: tuple[int, int, int, int], work: Callable[[], None]) -> NoReturn:
+    """Do the work of a worker that runs no code of the user's in its own process, and end.
+
+    Args:
+        descriptors: those of `leave_runner`, in its order.
+        work: raises `EOFError` where the runner has closed the conversation.
+    """
+    code = 1
+    try:
+        leave_runner(*descriptors)
+        work()
+        code = 0
+    except EOFError:
+        pass  # the runner is gone, and with it whoever wants to know
+    except BaseException:
+        os.write(2, traceback.format_exc().encode("utf-8", "replace"))
+    finally:
+        os._exit(code)

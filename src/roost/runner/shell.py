@@ -8,10 +8,9 @@ with open quotes or a here document cannot swallow what follows; the second repo
 from __future__ import annotations
 
 import os
-import traceback
 
 from .child import Child, Conversation
-from .settling import leave_runner
+from .settling import become_worker
 from .words import Words, write_all
 
 TYPE_CHECKING = False
@@ -44,17 +43,7 @@ _INTERRUPTED = 128 + signal.SIGINT
 
 def main(control: int, sync: int, stdout: int, stderr: int, settings: Settings) -> NoReturn:
     """Become the kernel: called in the child right after the fork, and never returns."""
-    code = 1
-    try:
-        leave_runner(control, sync, stdout, stderr)
-        _Shell(Words(control), settings).serve()
-        code = 0
-    except EOFError:
-        pass  # the runner is gone, and with it whoever wants to know
-    except BaseException:
-        os.write(2, traceback.format_exc().encode("utf-8", "replace"))
-    finally:
-        os._exit(code)
+    become_worker((control, sync, stdout, stderr), lambda: _Shell(Words(control), settings).serve())
 
 
 class _Shell:
