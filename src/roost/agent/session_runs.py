@@ -46,7 +46,8 @@ class SessionRuns:
         self._journal = Journal(folder, writer, cap_bytes, self._checkpoint)
         self._runs: list[Run] = [Run(0, Acceptance(run_id="", code="", mode="", echo=False, at=0.0), RunState.RUNNING)]
         self._by_id: dict[str, Run] = {"": self._runs[0]}
-        self._changed = asyncio.Condition()
+        self._changed = asyncio.Event()
+        """Set once, by the next change of any run; another one follows it."""
         self._appending = asyncio.Lock()
         self._users = 0
         self.last_frame = 0
@@ -94,10 +95,8 @@ class SessionRuns:
             return await self._read(self.run(run_id), after, max_bytes, wait_s)
 
     async def _read(self, run: Run, after: int, max_bytes: int, wait_s: float) -> Page:
-        if wait_s > 0 and run.last_seq <= after and run.state is not RunState.ENDED:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(wait_s), self._changed:
-                    await self._changed.wait_for(lambda: run.last_seq > after or run.state is RunState.ENDED)
+        if wait_s > 0:
+            await self._wait_for(lambda: run.last_seq > after or run.state is RunState.ENDED, wait_s)
         summary = run.summary()
         read = self._journal.read
         if run.state is RunState.ENDED and after > run.last_seq:
@@ -146,10 +145,17 @@ class SessionRuns:
 
     async def wait_end(self, run: Run, wait_s: float) -> bool:
         """Wait for a run's end; whether it has come."""
-        with self.in_use(), contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(wait_s), self._changed:
-                await self._changed.wait_for(lambda: run.state is RunState.ENDED)
+        with self.in_use():
+            await self._wait_for(lambda: run.state is RunState.ENDED, wait_s)
         return run.state is RunState.ENDED
+
+    async def _wait_for(self, is_so: Callable[[], bool], wait_s: float) -> None:
+        if is_so():
+            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(wait_s):
+                while not is_so():
+                    await self._changed.wait()
 
     async def append(self, run: Run, kind: Kind, data: Any, payload: bytes, frame: int = 0) -> bool:
         """Append one event, let it change the run, and wake the readers. False for an answer that came too late."""
@@ -180,7 +186,7 @@ class SessionRuns:
                 if kind is Kind.END:
                     self._on_ended(run.summary())
             await self._trim()
-        await self.wake()
+        self._wake()
         return bool(events)
 
     async def _trim(self) -> None:
@@ -206,7 +212,7 @@ class SessionRuns:
         with self.in_use():
             if events:
                 await to_its_end(self.append_all(events))
-            await self.wake()
+            self._wake()
 
     async def restart(self, reason: Reason) -> None:
         """End every open run, and be ready for the frames of a new runner. A second time changes nothing.
@@ -227,9 +233,9 @@ class SessionRuns:
         self.last_frame = 0
         self.state_lost = any(run.started_at is not None for run in self.all())
 
-    async def wake(self) -> None:
-        async with self._changed:
-            self._changed.notify_all()
+    def _wake(self) -> None:
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
 
     def _add(self, number: int, acceptance: Acceptance) -> Run:
         run = Run(number, acceptance)
