@@ -261,6 +261,29 @@ async def test_a_run_is_told_what_it_read_and_wrote(agent: LocalAgent, code: str
     assert (cost.read_bytes, cost.written_bytes) == (read, written)
 
 
+@pytest.mark.skipif(not Path("/proc/self/io").exists(), reason="this system does not count what processes read")
+async def test_a_run_that_takes_the_place_of_the_counters_leaves_them_to_the_next(agent: LocalAgent) -> None:
+    spec = a_spec()
+    await agent.launch(spec)
+    found = (
+        "import os\n"
+        "ours = [n for n in range(20, 256) if os.path.exists(f'/proc/self/fd/{n}')]\n"
+        "counters = [n for n in ours if os.readlink(f'/proc/self/fd/{n}').endswith('/io')]\n"
+        "file = os.open('file', os.O_CREAT | os.O_RDWR)\n"
+        "for n in counters: os.dup2(file, n)\n"
+        "print(len(counters))"
+    )
+
+    taken = await run(agent, spec.session_id, found, "takes")
+    after = await run(agent, spec.session_id, "os.write(counters[0], b'x' * 10); None", "goes on")
+    await run(agent, spec.session_id, "os.write(counters[0], b'x' * 10); None", "is counted")
+
+    assert output(taken) == "1\n"
+    assert output(after) == ""
+    assert (await end_of(agent, spec.session_id, "takes")).cost.written_bytes is None
+    assert (await end_of(agent, spec.session_id, "is counted")).cost.written_bytes == 10
+
+
 async def test_what_an_interpreter_that_died_read_is_not_known(agent: LocalAgent) -> None:
     spec = a_spec()
     await agent.launch(spec)

@@ -13,6 +13,8 @@ from roost.runner.protocol import Decoder, Frame, ProtocolError, encode
 OnFrames = Callable[[Sequence[Frame]], None]
 OnLost = Callable[[Exception | None], None]
 
+_JSON = json.JSONEncoder(ensure_ascii=False)
+
 
 class RunnerLink(asyncio.Protocol):
     """Frames in, frames out. It decides nothing; what a frame means is the sandbox's business."""
@@ -41,10 +43,10 @@ class RunnerLink(asyncio.Protocol):
         pid, uid, _ = struct.unpack("iII", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
         return pid, uid
 
-    def send(self, kind: int, run: int, message: dict[str, Any]) -> None:
+    def send(self, kind: int, run: int, payload: bytes) -> None:
         """Send one frame; on a lost connection nothing happens, the next connection sends it again."""
         if self._transport is not None and not self._transport.is_closing():
-            self._transport.write(encode(kind, 0, run, payload_of(message)))
+            self._transport.write(encode(kind, 0, run, payload))
 
     def pause(self) -> None:
         """Read no more until `resume`."""
@@ -83,4 +85,4 @@ class RunnerLink(asyncio.Protocol):
 
 def payload_of(message: dict[str, Any]) -> bytes:
     """A message as it goes over the link; at most `MAX_COMMAND` bytes fit."""
-    return json.dumps(message, ensure_ascii=False).encode("utf-8", "surrogatepass")
+    return _JSON.encode(message).encode("utf-8", "surrogatepass")

@@ -13,7 +13,7 @@ Everything that comes out of a sandbox passes `admit`, which treats it as writte
 import hashlib
 import signal
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Annotated, Any, Literal
 
@@ -201,7 +201,7 @@ class Run:
 
     def copy(self) -> "Run":
         """A run to try events on before they are in the log."""
-        return replace(self, unanswered=dict(self.unanswered))
+        return Run(**{**vars(self), "unanswered": dict(self.unanswered)})
 
     def summary(self, *, created: bool = False) -> RunSummary:
         return RunSummary(

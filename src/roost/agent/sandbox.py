@@ -78,7 +78,6 @@ class LiveSandbox:
     ) -> None:
         self._session_id = session_id
         self.runs = runs
-        self._group = group
         self._limit_bytes = limit_bytes
         self._on_breach = on_breach
         self._link: RunnerLink | None = None
@@ -92,7 +91,8 @@ class LiveSandbox:
         self._using.enter_context(runs.in_use())
         self._received = runs.last_frame
         self._state_lost = runs.state_lost
-        self._oom_kills = group.oom_kills() if group is not None else 0
+        self._memory = group.watch_memory() if group is not None else None
+        self._oom_kills = self._memory.oom_kills() if self._memory is not None else 0
         self._abilities: frozenset[str] = frozenset()
         self._questions: dict[int, asyncio.Future[list[str]]] = {}
         self._asked = 0
@@ -117,7 +117,7 @@ class LiveSandbox:
                 if peer_pid != pid or (uid is not None and peer_uid != uid):
                     raise AgentError(f"process {peer_pid} of uid {peer_uid} answers in place of the runner {pid}")
                 message = {"after": self.runs.last_frame, "generation": generation}
-                self._link.send(FrameKind.RESUME, 0, message)
+                self._link.send(FrameKind.RESUME, 0, payload_of(message))
                 hello = await self._hello
         except (OSError, TimeoutError) as error:
             raise AgentError(f"the runner does not answer: {error!r}") from error
@@ -138,18 +138,20 @@ class LiveSandbox:
         self._closing.set()
         self._arrived.set()
         await self._pump
+        if self._memory is not None:
+            self._memory.close()
         self._using.close()
 
     async def start(self, spec: RunSpec) -> RunSummary:
-        self._check_fits(_work(spec), "the code")
+        work = self._payload(_work(spec), "the code")
         if spec.mode == BATCH and BATCH not in self._abilities:
             raise InvalidParameters("this session's runner knows no batch mode yet", hint="restart the session")
-        return await to_its_end(self._start(spec))
+        return await to_its_end(self._start(spec, work))
 
-    async def _start(self, spec: RunSpec) -> RunSummary:
+    async def _start(self, spec: RunSpec, work: bytes) -> RunSummary:
         run, created = await self.runs.accept(spec)
         if created:
-            self._send_start(run)
+            self._send_payload(FrameKind.START, run.number, work)
         return run.summary(created=created)
 
     async def feed(self, run_id: str, prompt: int | None, text: str | None) -> None:
@@ -163,9 +165,9 @@ class LiveSandbox:
 
     async def _answer(self, run: Run, number: int, text: str | None) -> None:
         answer: dict[str, Any] = {"prompt": number, "eof": True} if text is None else {"prompt": number, "text": text}
-        self._check_fits(answer, "the line")
+        payload = self._payload(answer, "the line")
         if await self.runs.append(run, Kind.INPUT, answer, encode_json(answer)):
-            self._send(FrameKind.INPUT, run.number, answer)
+            self._send_payload(FrameKind.INPUT, run.number, payload)
 
     async def interrupt(self, run_id: str | None, grace_s: float | None) -> InterruptOutcome:
         run = self.runs.run(run_id) if run_id is not None else self._in_progress()
@@ -246,20 +248,23 @@ class LiveSandbox:
             elif kind is Kind.END and (deadline := self._deadlines.pop(run.number, None)) is not None:
                 deadline.cancel()
 
-    def _check_fits(self, message: dict[str, Any], what: str) -> None:
-        size, limit = len(payload_of(message)), MAX_COMMAND if "long-commands" in self._abilities else MAX_PAYLOAD
-        if size > limit:
+    def _payload(self, message: dict[str, Any], what: str) -> bytes:
+        """What a user has sent, as it goes to the runner."""
+        payload, limit = payload_of(message), MAX_COMMAND if "long-commands" in self._abilities else MAX_PAYLOAD
+        if len(payload) > limit:
             raise InvalidParameters(
-                f"{what} takes {size} bytes, {limit} are possible", hint="upload it as a file, and read it from there"
+                f"{what} takes {len(payload)} bytes, {limit} are possible",
+                hint="upload it as a file, and read it from there",
             )
+        return payload
 
     def _send(self, kind: int, run: int, message: dict[str, Any]) -> None:
+        self._send_payload(kind, run, payload_of(message))
+
+    def _send_payload(self, kind: int, run: int, payload: bytes) -> None:
         if self._link is None:
             raise SessionNotRunning("the session's runner is not connected")
-        self._link.send(kind, run, message)
-
-    def _send_start(self, run: Run) -> None:
-        self._send(FrameKind.START, run.number, _work(run.acceptance))
+        self._link.send(kind, run, payload)
 
     def _send_again(self, hello: Hello) -> None:
         """What was accepted and perhaps not seen; the runner ignores what it has seen."""
@@ -267,7 +272,7 @@ class LiveSandbox:
             if run.state is RunState.ENDED:
                 continue
             if run.number > hello.seen:
-                self._send_start(run)
+                self._send(FrameKind.START, run.number, _work(run.acceptance))
             self._limit_time(run)
             for number, text in run.unanswered.items():
                 answer = {"prompt": number, "eof": True} if text is None else {"prompt": number, "text": text}
@@ -345,7 +350,7 @@ class LiveSandbox:
             self._acking.cancel()
         self._acking, self._unacknowledged = None, 0
         if self._link is not None:
-            self._link.send(FrameKind.ACK, 0, {"frame": self.runs.last_frame})
+            self._link.send(FrameKind.ACK, 0, payload_of({"frame": self.runs.last_frame}))
 
     def _check(self, frame: Frame, ahead: dict[int, Run]) -> tuple[Run, Kind, Any, bytes, int]:
         """One frame as an event; `ahead` holds the runs as they will be once the events before it are in the log."""
@@ -391,8 +396,8 @@ class LiveSandbox:
 
     def _end(self, run: Run, ended: Ended) -> RunEnd:
         peak, kills = 0, 0
-        if self._group is not None:
-            peak, kills = self._group.peak_bytes() or 0, self._group.oom_kills()
+        if self._memory is not None:
+            peak, kills = self._memory.peak_bytes(), self._memory.oom_kills()
         oom_killed, self._oom_kills = kills > self._oom_kills, kills
         wall_s = time.time() - run.started_at if run.started_at is not None else 0.0
         return run_end(

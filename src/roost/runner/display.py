@@ -29,6 +29,8 @@ _ROOM = MAX_PAYLOAD - (32 << 10)
 _MAX_TYPES = 64
 _MAX_TYPE = 128
 _MAX_NOTED = 16
+_PLAIN_TYPES = frozenset({bool, bytes, complex, dict, float, int, list, set, str, tuple})
+"""They have none of these methods, and nobody can give them any."""
 _METHODS = {
     "text/html": "_repr_html_",
     "image/svg+xml": "_repr_svg_",
@@ -161,6 +163,8 @@ def _name(kind: type) -> str:
 def _alternatives(value: object) -> dict[str, str | int]:
     """By type the content, or how long it would be if that is hopelessly much."""
     raw: dict[str, Any] = {}
+    if type(value) in _PLAIN_TYPES:
+        return {}
     try:
         given = _ask(value, "_repr_mimebundle_", include=None, exclude=None)
         raw.update((mime, one) for mime, one in dict.items(_data(given) or {}) if _is_type(mime))

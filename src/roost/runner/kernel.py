@@ -42,6 +42,7 @@ _MAX_TEXT = MAX_PAYLOAD // 16  # twice this, each character escaped, fits a fram
 _MAX_NAME = 256
 _MAX_FRAMES = 32
 _MAX_LINE = (1 << 31) - 1
+_FIRST_OF_OURS = 64
 
 
 def main(control: int, sync: int, stdout: int, stderr: int, settings: Settings) -> NoReturn:
@@ -89,6 +90,7 @@ class Kernel:
     def __init__(self, control: int, sync: int) -> None:
         self._words = Words(control)
         self._fence = _Fence(sync)
+        self._counters = _Counters()
         # What this process reads on behalf of no run, its conversation with the runner aside.
         self._own_reads = 0
         self._loop: Any = None
@@ -217,6 +219,7 @@ class Kernel:
 
     def _become_child(self) -> None:
         self._fence.is_child = True
+        self._counters.forget()
         for descriptor in (self._words.descriptor, self._fence.descriptor):
             try:
                 os.close(descriptor)
@@ -263,15 +266,12 @@ class Kernel:
         The conversation with the runner is left out, and so is this look.
         """
         try:
-            descriptor = os.open("/proc/self/io", os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                text = os.read(descriptor, 4096)
-            finally:
-                os.close(descriptor)
+            text = self._counters.read()
             counts = dict(line.split(b": ") for line in text.splitlines())
             heard, said = self._words.heard + self._fence.heard, self._words.said + self._fence.said
             moved = int(counts[b"rchar"]) - heard - self._own_reads, int(counts[b"wchar"]) - said
         except Exception:
+            self._counters.forget()
             return None
         self._own_reads += len(text)
         return moved
@@ -335,16 +335,17 @@ class Kernel:
         last = tree.body[-1] if tree.body and isinstance(tree.body[-1], ast.Expr) else None
         if last is not None:
             tree.body.pop()
-        flags = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
-        body = compile(tree, name, "exec", flags=flags, dont_inherit=True)
-        if last is None:
-            self._evaluate_compiled(body)
-            return None
+        flags, body = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, None
+        if tree.body:
+            body = compile(tree, name, "exec", flags=flags, dont_inherit=True)
+            flags |= body.co_flags & _FUTURES
         # Both are compiled before either runs: code with a mistake in its last line does nothing.
-        future = body.co_flags & _FUTURES
-        expression = compile(ast.Expression(last.value), name, "eval", flags=flags | future, dont_inherit=True)
-        self._evaluate_compiled(body)
-        return self._evaluate_compiled(expression)
+        expression = None
+        if last is not None:
+            expression = compile(ast.Expression(last.value), name, "eval", flags=flags, dont_inherit=True)
+        if body is not None:
+            self._evaluate_compiled(body)
+        return self._evaluate_compiled(expression) if expression is not None else None
 
     def _parse(self, code: str, name: str) -> Any:
         try:
@@ -449,6 +450,25 @@ class _PyplotFinder:
 
         others = [finder for finder in sys.meta_path if finder is not self]
         return find_pyplot(self._show, others, name, path, target)
+
+
+class _Counters:
+    """What the system counts of this process's reads and writes. Opened once: two looks belong to every run."""
+
+    def __init__(self) -> None:
+        self._descriptor = -1
+
+    def read(self) -> bytes:
+        if self._descriptor < 0:
+            opened = os.open("/proc/self/io", os.O_RDONLY | os.O_CLOEXEC)
+            # Low numbers are left to whoever counts on getting them.
+            self._descriptor = fcntl.fcntl(opened, fcntl.F_DUPFD_CLOEXEC, _FIRST_OF_OURS)
+            os.close(opened)
+        return os.pread(self._descriptor, 4096, 0)
+
+    def forget(self) -> None:
+        """Open it anew next time: user code may have closed it, and opened something else in its place."""
+        self._descriptor = -1
 
 
 class _Fence:

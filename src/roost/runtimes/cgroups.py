@@ -4,6 +4,7 @@ Which hierarchy offers a controller is looked up per controller, since a mounted
 hosts, which have version 1 and an extra, empty version 2 tree.
 """
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -138,17 +139,18 @@ class SandboxGroup:
             except FileNotFoundError:
                 continue
 
-    def oom_kills(self) -> int:
-        """How often the kernel has killed something in it for its memory limit."""
-        if "memory" not in self.folders:
-            return 0
-        name = "memory.events" if self._v2 else "memory.oom_control"
-        return _keyed(self.folders["memory"] / name).get("oom_kill", 0)
+    def watch_memory(self) -> "MemoryWatch":
+        """What is asked of it again and again; close it."""
+        memory = self.folders.get("memory")
+        return MemoryWatch(memory / self._peak_file, memory / self._events_file) if memory else MemoryWatch(None, None)
 
-    def peak_bytes(self) -> int | None:
-        """The most memory that was in use at once."""
-        name = "memory.peak" if self._v2 else "memory.max_usage_in_bytes"
-        return _number(self.folders["memory"] / name) if "memory" in self.folders else None
+    @property
+    def _peak_file(self) -> str:
+        return "memory.peak" if self._v2 else "memory.max_usage_in_bytes"
+
+    @property
+    def _events_file(self) -> str:
+        return "memory.events" if self._v2 else "memory.oom_control"
 
     def stats(self) -> SandboxStats:
         """The counters now."""
@@ -157,7 +159,7 @@ class SandboxGroup:
         return SandboxStats(
             cpu_s=self._cpu_s(),
             mem_bytes=_number(memory / current) if memory else None,
-            mem_peak_bytes=self.peak_bytes(),
+            mem_peak_bytes=_number(memory / self._peak_file) if memory else None,
             pids=_number(self.folders["pids"] / "pids.current") if "pids" in self.folders else None,
         )
 
@@ -171,25 +173,60 @@ class SandboxGroup:
         return None if nanoseconds is None else nanoseconds / 1e9
 
 
+class MemoryWatch:
+    """The memory counters of one sandbox, which the end of every run asks for: their files stay open."""
+
+    def __init__(self, peak: Path | None, events: Path | None) -> None:
+        self._peak = _opened(peak)
+        self._events = _opened(events)
+
+    def close(self) -> None:
+        for descriptor in (self._peak, self._events):
+            if descriptor is not None:
+                os.close(descriptor)
+        self._peak = self._events = None
+
+    def peak_bytes(self) -> int:
+        """The most memory that was in use at once; 0 where nobody counts."""
+        try:
+            return int(os.pread(self._peak, _SMALL, 0)) if self._peak is not None else 0
+        except (OSError, ValueError):  # the group is gone
+            return 0
+
+    def oom_kills(self) -> int:
+        """How often the kernel has killed something in it for its memory limit."""
+        try:
+            text = os.pread(self._events, _SMALL, 0) if self._events is not None else b""
+        except OSError:
+            return 0
+        return _counts(text).get("oom_kill", 0)
+
+
+_SMALL = 4096
+
+
+def _opened(path: Path | None) -> int | None:
+    with contextlib.suppress(OSError):
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC) if path is not None else None
+    return None
+
+
 def _number(path: Path) -> int | None:
     try:
-        return int(_read(path))
+        return int(path.read_bytes())
     except (OSError, ValueError):
         return None
 
 
 def _keyed(path: Path) -> dict[str, int]:
     try:
-        lines = _read(path).decode().splitlines()
-        return {key: int(value) for key, value in (line.split() for line in lines)}
-    except (OSError, ValueError):
+        return _counts(path.read_bytes())
+    except OSError:
         return {}
 
 
-def _read(path: Path) -> bytes:
-    """The whole of a small file; a file object would take three times as long, at the end of every run."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+def _counts(text: bytes) -> dict[str, int]:
     try:
-        return os.read(descriptor, 4096)
-    finally:
-        os.close(descriptor)
+        return {key: int(value) for key, value in (line.split() for line in text.decode().splitlines())}
+    except ValueError:
+        return {}

@@ -1,6 +1,7 @@
 """How things are named."""
 
 import re
+import secrets
 import uuid
 
 SESSION_NAME = re.compile(r"(?=.{4,64}\Z)\w[\w.-]*\w", re.ASCII)
@@ -17,4 +18,4 @@ def new_session_id() -> str:
 
 def new_run_id() -> str:
     """A run id where the client left it to us: 32 hexadecimal digits (spec/execution.md §1)."""
-    return uuid.uuid4().hex
+    return secrets.token_hex(16)

@@ -97,7 +97,7 @@ def string_to_sign(request: SignedRequest, hash_name: str) -> str:
         f"host:{request.host}",
         f"content-type:{media_type}",
         f"{request.version_header}:{request.version}",
-        hashlib.new(hash_name, body).hexdigest(),
+        _digest(hash_name, body),
     )
     return "\n".join(lines)
 
@@ -139,6 +139,15 @@ def _media_type(header: str | None) -> str:
     if header is None:
         return "application/octet-stream"
     return header.partition(";")[0].strip().lower()
+
+
+def _digest(hash_name: str, body: bytes) -> str:
+    return hashlib.new(hash_name, body).hexdigest() if body else _digest_of_nothing(hash_name)
+
+
+@functools.lru_cache(maxsize=len(HASHES))
+def _digest_of_nothing(hash_name: str) -> str:
+    return hashlib.new(hash_name).hexdigest()
 
 
 @functools.lru_cache(maxsize=1024)

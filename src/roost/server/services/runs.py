@@ -224,9 +224,6 @@ async def _gather(agent: Agent, session_id: str, run_id: str, cursor: int, wait_
         seq = events[-1].seq if events else cursor
         rest = max(0.0, deadline - time.monotonic())
         page = await agent.read(session_id, run_id, after=seq, max_bytes=POLL_BYTES - size, wait_s=rest)
-        if not has_output and console_of(page.events):
-            has_output = True
-            deadline = min(deadline, time.monotonic() + GATHER_S)
         events += page.events
         stage = next((index for index, event in enumerate(events) if event.kind is EventKind.STAGE), None)
         if stage is not None:  # what comes behind it is for the next part
@@ -236,6 +233,9 @@ async def _gather(agent: Agent, session_id: str, run_id: str, cursor: int, wait_
         settled = at_end and page.run.state in (RunState.ENDED, RunState.WAITING)
         if settled or size >= POLL_BYTES or time.monotonic() >= deadline:
             return _polled(run_id, events, page, cursor)
+        if not has_output and console_of(page.events):
+            has_output = True
+            deadline = min(deadline, time.monotonic() + GATHER_S)
 
 
 def _size(event: Event) -> int:
