@@ -119,7 +119,7 @@ class LogWriter:
         """
         with self._lock:
             # Nothing may overtake what is queued for its file, also where nobody waits for that any more.
-            is_direct = len(data) <= SHORT_BYTES and not self._queued[descriptor]
+            is_direct = len(data) <= SHORT_BYTES and not self._queued.get(descriptor)
             if not is_direct:
                 self._queued[descriptor] += 1
         if is_direct:

@@ -326,9 +326,9 @@ def read_event(message: SSEMessage) -> Event | None:
 
 
 async def _read_json(raw: aiohttp.ClientResponse) -> Any:
-    text = await raw.text(errors="replace")
+    content = await raw.read()
     try:
-        return json.loads(text) if text else None
+        return json.loads(content.decode("utf-8", "replace")) if content else None
     except ValueError as error:
         if raw.status // 100 != 2:
             return None

@@ -1,6 +1,7 @@
 """Request signatures (spec/auth.md §2)."""
 
 import enum
+import functools
 import hashlib
 import hmac
 from collections.abc import Mapping
@@ -53,15 +54,24 @@ def generate_signature(
             f"host:{host}",
             f"content-type:{content_type.lower()}",
             f"x-backendai-version:{version}",
-            hashlib.new(hash_type, usedforsecurity=False).hexdigest(),
+            _digest_of_nothing(hash_type),
         )
     )
-    day_key = _hmac(secret_key.encode(), date.strftime("%Y%m%d"), hash_type).digest()
-    host_key = _hmac(day_key, host, hash_type).digest()
-    signature = _hmac(host_key, text, hash_type).hexdigest()
+    key = _host_key(secret_key, f"{date.year:04}{date.month:02}{date.day:02}", host, hash_type)
+    signature = _hmac(key, text, hash_type).hex()
     credential = f"signMethod=HMAC-{hash_type.upper()}, credential={access_key}:{signature}"
     return {"Authorization": f"BackendAI {credential}"}, signature
 
 
-def _hmac(key: bytes, text: str, hash_type: str) -> hmac.HMAC:
-    return hmac.new(key, text.encode(), hash_type)
+@functools.lru_cache(maxsize=16)
+def _host_key(secret_key: str, day: str, host: str, hash_type: str) -> bytes:
+    return _hmac(_hmac(secret_key.encode(), day, hash_type), host, hash_type)
+
+
+@functools.lru_cache(maxsize=16)
+def _digest_of_nothing(hash_type: str) -> str:
+    return hashlib.new(hash_type, usedforsecurity=False).hexdigest()
+
+
+def _hmac(key: bytes, text: str, hash_type: str) -> bytes:
+    return hmac.digest(key, text.encode(), hash_type)
