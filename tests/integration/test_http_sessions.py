@@ -84,6 +84,9 @@ async def test_faults_are_told_by_parameter(server: Caller) -> None:
         ({"config": {"resources": {"cpu": "inf"}}}, 400, "invalid-api-params", "infinite"),
         ({"config": {"resources": {"tpu": 1}}}, 400, "invalid-api-params", "tpu"),
         ({"config": {"mounts": ["data"]}}, 404, "vfolder-not-found", "data"),
+        ({"config": {"scalingGroup": "gpus"}}, 404, "scaling-group-not-found", "gpus"),
+        ({"config": {"agentList": ["elsewhere"]}}, 400, "invalid-api-params", "elsewhere"),
+        ({"config": {"agentList": ["local", "elsewhere"]}}, 400, "invalid-api-params", "one agent"),
         ({"clusterSize": 2}, 412, "quota-exceeded", "one container"),
         ({"type": "batch"}, 400, "invalid-api-params", "command"),
         ({"type": "batch", "startupCommand": " "}, 400, "invalid-api-params", "command"),
@@ -176,6 +179,14 @@ async def test_each_version_has_its_keys_of_config(
     assert reply.status == (201 if is_allowed else 400), reply.body
     if not is_allowed:
         assert list(reply.body["data"]["config"].values()) == ["not an allowed key"]
+
+
+async def test_an_administrator_chooses_the_agent(server: Caller) -> None:
+    made = await create(server, config={"agentList": ["local"], "scalingGroup": "default"})
+
+    assert made["status"] == "RUNNING"
+    story = (await server("GET", "/session/class-7/history")).body
+    assert "its sandbox is being launched on node local" in [one["sentence"] for one in story]
 
 
 async def test_the_environment_is_the_users_and_the_sessions(server: Caller) -> None:

@@ -1,3 +1,5 @@
+import msgspec
+
 from roost.engines.base import Node
 from roost.server.scheduler.placement import Placement, Postponement, Refusal, Waiting, next_start, place_next
 
@@ -19,6 +21,22 @@ def test_who_must_wait_is_told_slot_need_and_rest() -> None:
     assert isinstance(decision, Refusal)
     assert decision.reason.sentence == "node local has 2 of cpu left, 3 needed"
     assert place_next([], [NODE], 0.0) is None
+
+
+def test_who_has_a_node_of_its_own_waits_for_that_one() -> None:
+    other = Node(node_id="other", capacity={"cpu": 4}, available={"cpu": 0})
+    waiting = Waiting(session_id="1", slots={"cpu": 1}, node_id="other")
+
+    full = place_next([waiting], [NODE, other], 0.0)
+    down = place_next([waiting], [NODE], 0.0)
+    free = place_next([waiting], [NODE, msgspec.structs.replace(other, available={"cpu": 1})], 0.0)
+
+    assert isinstance(full, Refusal)
+    assert full.reason.sentence == "node other has 0 of cpu left, 1 needed"
+    assert isinstance(down, Refusal)
+    assert down.reason.sentence == "no node is up of the name other"
+    assert isinstance(free, Placement)
+    assert free.bundle.node_id == "other"
 
 
 def test_who_may_not_start_yet_is_passed_by_and_told_until_when() -> None:

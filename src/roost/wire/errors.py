@@ -101,6 +101,12 @@ class ImageNotFound(NotFound):
     code = "image-not-found"
 
 
+class ScalingGroupNotFound(NotFound):
+    """There is no such scaling group, or it is not the caller's to use."""
+
+    code = "scaling-group-not-found"
+
+
 class FolderNotFound(NotFound):
     """There are no such folders."""
 

@@ -62,6 +62,8 @@ class SessionSpec(msgspec.Struct, frozen=True, kw_only=True):
     """How long each of its runs may take; one that takes longer ends the session too."""
     runtime: str | None = None
     min_rung: Rung = Rung.PROCESS
+    node_id: str | None = None
+    """The only node that it may be placed on; None leaves that to the scheduler."""
 
     def limits(self) -> Limits:
         return Limits(cpu=self.slots["cpu"], mem_bytes=int(self.slots["mem"]), named=self.named)

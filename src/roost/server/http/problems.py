@@ -25,6 +25,7 @@ STATUSES: Mapping[str, int] = {
     "run-not-found": 404,
     # Not 404: official command lines take that for a missing session.
     "file-not-found": 400,
+    "scaling-group-not-found": 404,
     "vfolder-not-found": 404,
     "method-not-allowed": 405,
     "conflict": 409,

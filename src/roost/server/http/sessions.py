@@ -17,9 +17,16 @@ from roost.server.http.params import (
     read_params,
 )
 from roost.server.http.views import dependency_view, happening_view, info_view, session_view, stats_view
+from roost.server.services.accounts import DEFAULT
 from roost.server.services.sessions import Created, Wanted
 from roost.server.store.idempotency import Once
-from roost.wire.errors import FolderNotFound, InsufficientPrivilege, InvalidParameters, LimitExceeded
+from roost.wire.errors import (
+    FolderNotFound,
+    InsufficientPrivilege,
+    InvalidParameters,
+    LimitExceeded,
+    ScalingGroupNotFound,
+)
 from roost.wire.sessions import SessionState, SessionType
 
 
@@ -27,10 +34,10 @@ async def create_session(request: web.Request) -> web.Response:
     """`POST /session`"""
     params = await read_params(request, Creation)
     owner = await owner_of(request, params.owner_access_key)
-    if params.config.agent_list and caller_of(request).role != "superadmin":
+    config = params.config
+    if config.agent_list and caller_of(request).role != "superadmin":
         raise InsufficientPrivilege("only a super-admin chooses agents", hint="leave config.agentList out")
     _refuse_what_is_not_here(params, version_of(request))
-    config = params.config
     wanted = Wanted(
         name=params.session_name,
         image=params.image,
@@ -45,6 +52,7 @@ async def create_session(request: web.Request) -> web.Response:
         dependencies=tuple(params.dependencies or ()),
         environ=config.environ or {},
         tag=params.tag,
+        node_id=_chosen_node(config.agent_list),
         domain=params.domain,
         group=params.group,
         reuse=params.reuse,
@@ -145,15 +153,26 @@ def _refuse_what_is_not_here(params: Creation, version: tuple[int, str]) -> None
         raise LimitExceeded("a session has one container here", hint="leave the cluster size at 1")
     if folders := [*(config.mounts or ()), *(config.mount_map or ())]:
         raise FolderNotFound(f"there are no folders {', '.join(folders)}", data=folders)
+    if config.scaling_group not in (None, DEFAULT):
+        raise ScalingGroupNotFound(
+            f"there is no scaling group {config.scaling_group!r:.80}", hint="leave config.scalingGroup out"
+        )
     asked = {
         "type": params.type if params.type == "inference" else None,
-        "config.scaling_group": config.scaling_group if config.scaling_group != "default" else None,
         "config.preopen_ports": config.preopen_ports,
-        "config.agent_list": config.agent_list,
     }
     for name, value in asked.items():
         if value:
             raise InvalidParameters(f"{name} is not available on this server", hint=f"leave {name} out")
+
+
+def _chosen_node(agents: list[str] | None) -> str | None:
+    """Official clients send an empty list where nothing was chosen (§4.2)."""
+    if not agents:
+        return None
+    if len(agents) > 1:
+        raise InvalidParameters("a session of one container has one agent", hint="name one in config.agentList")
+    return agents[0]
 
 
 def _creation_view(created: Created, version: tuple[int, str]) -> dict[str, object]:

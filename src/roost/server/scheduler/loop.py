@@ -272,6 +272,10 @@ class Scheduler:
 
     # Restarts
 
+    async def has_node(self, node_id: str) -> bool:
+        """Whether sessions can be placed on it."""
+        return any(node.node_id == node_id for node in await self._engine.nodes())
+
     async def restart(self, session: Session) -> None:
         """Give a running session a new sandbox in its home; once for all who ask at the same time.
 
@@ -501,6 +505,7 @@ def _waiting(session: Session, dependencies: Sequence[Session]) -> Waiting:
         session_id=session.id,
         slots=session.spec.slots,
         starts_at=session.spec.starts_at,
+        node_id=session.spec.node_id,
         dependencies=tuple(Dependency(name=one.name, state=one.state, result=one.result) for one in dependencies),
     )
 

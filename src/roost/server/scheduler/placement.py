@@ -27,6 +27,8 @@ class Waiting(msgspec.Struct, frozen=True, kw_only=True):
     """Not before this instant, Unix time."""
     dependencies: tuple[Dependency, ...] = ()
     """Not before each of these has succeeded."""
+    node_id: str | None = None
+    """On this node alone."""
 
 
 class Checks(msgspec.Struct, frozen=True, kw_only=True):
@@ -84,11 +86,12 @@ def place_next(
     if checks.failed:
         reason = Reason(code="predicate-checks-failed", sentence="; ".join(checks.failed.values()))
         return Postponement(session_id=first.session_id, reason=reason, checks=checks)
-    for node in nodes:
+    possible = [node for node in nodes if first.node_id in (None, node.node_id)]
+    for node in possible:
         if _shortage(first, node) is None:
             return Placement(session_id=first.session_id, bundle=Bundle(node_id=node.node_id, slots=first.slots))
-    shortages = [text for node in nodes if (text := _shortage(first, node))]
-    sentence = "; ".join(shortages) or "no node is up"
+    shortages = [text for node in possible if (text := _shortage(first, node))]
+    sentence = "; ".join(shortages) or f"no node is up{f' of the name {first.node_id}' if first.node_id else ''}"
     return Refusal(
         session_id=first.session_id,
         reason=Reason(code="no-available-instances", sentence=sentence, hint="end a session, or ask for less"),

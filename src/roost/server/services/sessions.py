@@ -57,6 +57,8 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     callback_url: str | None = None
     environ: dict[str, str] = {}
     tag: str | None = None
+    node_id: str | None = None
+    """The node to place it on, where an administrator has chosen one."""
     domain: str = DEFAULT
     group: str = DEFAULT
     reuse: bool = True
@@ -145,6 +147,8 @@ class Sessions:
                 default=image.default,
                 shmem=wanted.resource_opts.get("shmem", image.shmem),
             )
+            if wanted.node_id is not None and not await self._scheduler.has_node(wanted.node_id):
+                raise InvalidParameters(f"there is no agent {wanted.node_id!r:.80}", hint="leave config.agentList out")
             session = Session(
                 id=new_session_id(),
                 access_key=owner.access_key,
@@ -169,6 +173,7 @@ class Sessions:
                     runtime=_runtime(wanted.resource_opts),
                     min_rung=_rung(wanted.resource_opts),
                     exec_timeout_s=_exec_timeout(wanted.resource_opts),
+                    node_id=wanted.node_id,
                 ),
                 created_at=now,
                 status_changed=now,
