@@ -5,8 +5,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from roost.runner.pipes import ALONE_S, PACE_S, PACED_BYTES, Stream
 from roost.runner.protocol import Kind
-from roost.runner.worker import ALONE_S, PACE_S, PACED_BYTES, Stream
 
 NOW = 1000.0
 SOON = PACE_S / 2

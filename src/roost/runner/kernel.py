@@ -8,25 +8,24 @@ from __future__ import annotations
 import _ast as ast
 import builtins
 import fcntl
-import io
 import linecache
 import os
 import select
 import signal
 import sys
-import termios
 import time
 import traceback
-from _collections import deque  # type: ignore[import-not-found]
-from _thread import RLock, get_ident
+from _thread import get_ident
 
+from . import failures
 from .protocol import MAX_PAYLOAD
 from .settling import leave_runner
-from .words import Words, write_all
+from .standard import Fence, Input, flush, standard_error, standard_output, without_newline
+from .words import Words
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from types import CodeType, FrameType, TracebackType
+    from types import CodeType, FrameType
     from typing import Any, Callable, NoReturn
 
     from .worker import Settings
@@ -37,11 +36,7 @@ except ImportError:  # a Python built without it
     resource = None  # type: ignore[assignment]
 
 _CO_COROUTINE = 0x80
-_NOTHING = bytes(4)
 _MAX_TEXT = MAX_PAYLOAD // 16  # twice this, each character escaped, fits a frame
-_MAX_NAME = 256
-_MAX_FRAMES = 32
-_MAX_LINE = (1 << 31) - 1
 _FIRST_OF_OURS = 64
 
 
@@ -89,7 +84,7 @@ class Kernel:
 
     def __init__(self, control: int, sync: int) -> None:
         self._words = Words(control)
-        self._fence = _Fence(sync)
+        self._fence = Fence(sync)
         self._counters = _Counters()
         # What this process reads on behalf of no run, its conversation with the runner aside.
         self._own_reads = 0
@@ -153,7 +148,7 @@ class Kernel:
             return
         if self._words.sending._is_owned():  # type: ignore[attr-defined]
             raise RuntimeError("a signal handler cannot display in the middle of another display")
-        _flush()
+        flush()
         is_main = get_ident() == self._main_thread
         shielded = self._shielded
         self._shielded = shielded or is_main
@@ -190,21 +185,21 @@ class Kernel:
         sys.meta_path.insert(0, _PyplotFinder(self.show))
 
     def _take_over_streams(self) -> None:
-        sys.stdin = _Input(self)
-        sys.stdout = _text(_Output(self._fence, 1, 2), "surrogateescape")
-        sys.stderr = _text(_Output(self._fence, 2, 1), "backslashreplace")
+        sys.stdin = Input(self.ask)
+        sys.stdout = standard_output(self._fence)
+        sys.stderr = standard_error(self._fence)
         # The originals are declared constant; code that reaches for them must meet ours all the same.
         vars(sys).update(__stdin__=sys.stdin, __stdout__=sys.stdout, __stderr__=sys.stderr)
 
         def ask_line(prompt: object = "", /) -> str:
             """Read a line from the person who started the run."""
-            _flush()
-            return _without_newline(self.ask(str(prompt), False))
+            flush()
+            return without_newline(self.ask(str(prompt), False))
 
         def ask_password(prompt: str = "Password: ", stream: object = None, **_: object) -> str:
             """Read a line that is not shown."""
-            _flush()
-            return _without_newline(self.ask(str(prompt), True))
+            flush()
+            return without_newline(self.ask(str(prompt), True))
 
         import getpass
 
@@ -241,9 +236,9 @@ class Kernel:
         status, exit_code = self._outcome(message, events)
         # The code of a run may leave a fork of this process behind; it must not answer for the kernel.
         if self._fence.is_child:
-            _flush()
+            flush()
             os._exit(exit_code)
-        _flush()
+        flush()
         spent = _cpu_seconds() - before
         end = {"op": "end", "status": status, "exit_code": exit_code, "cpu_s": spent}
         after = self._traffic()
@@ -383,23 +378,13 @@ class Kernel:
             raise
 
     def _report(self, error: BaseException) -> dict[str, Any]:
-        lines = _traceback(error)
+        told = failures.told(error)
         sys.last_type, sys.last_value, sys.last_traceback = type(error), error, error.__traceback__
         try:
-            sys.stderr.write("".join(lines))
+            sys.stderr.write("".join(told["traceback"]))
         except BaseException:
             pass
-        try:
-            value = str(error)
-        except BaseException:
-            value = "<no text>"
-        return {
-            "op": "error",
-            "name": _class_name(error),
-            "value": value[: _MAX_TEXT // 4],
-            "traceback": lines,
-            "frames": _frames(error),
-        }
+        return told
 
     def _look_for_interrupt(self) -> None:
         """Raise if the interrupt that came between two runs was meant for this one.
@@ -471,126 +456,6 @@ class _Counters:
         self._descriptor = -1
 
 
-class _Fence:
-    """Asks the runner to empty both pipes, which makes the order of two streams exact."""
-
-    def __init__(self, descriptor: int) -> None:
-        self.descriptor = descriptor
-        self.is_child = False
-        self._lock = RLock()
-        self._asked = 0
-        self._answered = 0
-        self.heard = 0
-        self.said = 0
-
-    def wait(self) -> None:
-        with self._lock:
-            mine = self._asked = (self._asked + 1) & 255
-            self.said += os.write(self.descriptor, bytes((mine,)))
-            # Answers that an interrupt left behind, or that a signal handler's own output took, do not count.
-            while (self._answered - mine) & 255 >= 128:
-                data = os.read(self.descriptor, 256)
-                if not data:
-                    return
-                self.heard += len(data)
-                self._answered = data[-1]
-
-
-class _Output(io.RawIOBase):
-    """Descriptor 1 or 2, unbuffered, in order with the other one."""
-
-    def __init__(self, fence: _Fence, descriptor: int, other: int) -> None:
-        super().__init__()
-        self._fence = fence
-        self._descriptor = descriptor
-        self._other = other
-
-    def fileno(self) -> int:
-        return self._descriptor
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, data: Any, /) -> int:
-        # A print comes here twice, so nothing is done that bytes of usual length do not need.
-        if type(data) is not bytes:
-            data = memoryview(data).cast("B")
-        if not self._fence.is_child and self._other_holds_bytes():
-            self._fence.wait()
-        try:
-            written = os.write(self._descriptor, data)
-        except BlockingIOError:
-            written = 0
-        if written < len(data):
-            write_all(self._descriptor, memoryview(data)[written:])
-        return len(data)
-
-    def close(self) -> None:
-        """Closing `sys.stdout` must not take away the output of the next run."""
-
-    def _other_holds_bytes(self) -> bool:
-        held = bytearray(4)  # takes half as long as a bytes object, which is copied
-        try:
-            fcntl.ioctl(self._other, termios.FIONREAD, held)
-        except OSError:
-            return False
-        return held != _NOTHING
-
-
-class _Input(io.TextIOBase):
-    """`sys.stdin`: every line is a prompt without text."""
-
-    encoding = "utf-8"
-    errors = "strict"
-
-    def __init__(self, kernel: Kernel) -> None:
-        super().__init__()
-        self._kernel = kernel
-        self._rest = ""
-
-    def fileno(self) -> int:
-        return 0
-
-    def readable(self) -> bool:
-        return True
-
-    def readline(self, size: int | None = -1, /) -> str:  # type: ignore[override]
-        if not self._rest:
-            try:
-                self._rest = _without_newline(self._kernel.ask("", False)) + "\n"
-            except EOFError:
-                return ""
-        end = self._rest.index("\n") + 1 if "\n" in self._rest else len(self._rest)
-        if size is not None and size >= 0:
-            end = min(end, size)
-        line, self._rest = self._rest[:end], self._rest[end:]
-        return line
-
-    def read(self, size: int | None = -1, /) -> str:
-        if size is not None and size >= 0:
-            return self.readline(size)
-        return "".join(iter(self.readline, ""))
-
-    def close(self) -> None:
-        """`exit()` closes it, and the next run wants to read again."""
-
-
-def _text(raw: io.RawIOBase, errors: str) -> io.TextIOWrapper:
-    return io.TextIOWrapper(raw, "utf-8", errors, write_through=True)  # type: ignore[arg-type]
-
-
-def _flush() -> None:
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except BaseException:
-            pass
-
-
-def _without_newline(line: str) -> str:
-    return line[:-1] if line.endswith("\n") else line
-
-
 def _cpu_seconds() -> float:
     if resource is None:
         return sum(os.times()[:4])
@@ -617,56 +482,6 @@ def _figures() -> list[dict[str, Any]]:
     from .display import figures
 
     return figures()
-
-
-def _traceback(error: BaseException) -> list[str]:
-    """The formatted traceback from the user's first line on, cut to what a frame carries."""
-    start = _first_of_user(error)
-    try:
-        lines = traceback.format_exception(type(error), error, start)
-    except BaseException:
-        lines = [f"{_class_name(error)}\n"]
-    kept: list[str] = []
-    room = _MAX_TEXT
-    for line in reversed(lines):  # the last lines say most
-        kept.append(line[:room])
-        room -= len(line)
-        if room <= 0:
-            break
-    return kept[::-1]
-
-
-def _frames(error: BaseException) -> list[dict[str, Any]]:
-    """Where the exception came from, as data: the innermost frames from the user's first line on, outermost first."""
-    places = deque(maxlen=_MAX_FRAMES)
-    at = _first_of_user(error)
-    while at is not None:
-        code = at.tb_frame.f_code
-        places.append((code.co_filename, at.tb_lineno, code.co_name))
-        at = at.tb_next
-    frames = []
-    try:
-        if isinstance(error, SyntaxError) and error.filename is not None:
-            places.append((str(error.filename), int(error.lineno or 0), "<module>"))
-        for file, line, name in places:
-            text = linecache.getline(file, line).strip()
-            place = {"file": file[-_MAX_NAME:], "name": name[:_MAX_NAME], "text": text[:_MAX_NAME]}
-            frames.append({**place, "line": min(max(0, line or 0), _MAX_LINE)})
-    except BaseException:
-        pass
-    return frames
-
-
-def _class_name(error: BaseException) -> str:
-    name: str = type.__dict__["__name__"].__get__(type(error))  # its metaclass is the user's
-    return name[:_MAX_NAME]
-
-
-def _first_of_user(error: BaseException) -> TracebackType | None:
-    start = error.__traceback__
-    while start is not None and not start.tb_frame.f_code.co_filename.startswith("<run "):
-        start = start.tb_next
-    return start
 
 
 def _future_flags() -> int:

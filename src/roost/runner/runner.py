@@ -11,27 +11,23 @@ from time import monotonic
 from . import system
 from .codec import from_json, to_json
 from .link import Link
+from .pipes import Pipes
 from .poller import READ, WRITE, Poller
 from .protocol import (
     MAX_COMPLETION,
     MAX_COMPLETIONS,
-    MAX_OUTPUT,
     MAX_PAYLOAD,
     STAGES,
     Frame,
     Kind,
-    utf8_boundary,
 )
 from .worker import (
     AT_ONCE,
     BATCH,
     DRIVERS,
-    PACE_S,
-    PIPE_BYTES,
     ClosedError,
     GarbageError,
     Settings,
-    Stream,
     Worker,
 )
 
@@ -113,10 +109,7 @@ class Runner:
         # Who asked the kernel for completions, and the number of the question.
         self._completing: tuple[object, int] | None = None
         self._batch: Worker | None = None
-        # One pair of pipes for all kernels, so that what a dead kernel left behind can still write.
-        self._streams = (Stream(Kind.STDOUT), Stream(Kind.STDERR))
-        self._watched: list[Stream] = []
-        self._watch_streams()
+        self._pipes = Pipes(self._selector, self._link, self._run_number)
         self._watch_children()
         self._kernel = self._fork_kernel()
 
@@ -125,12 +118,17 @@ class Runner:
         while not self._stopping:
             for callback, events in self._selector.wait(self._patience_s()):
                 callback(events)
-            self._look_at_paced()
+            self._pipes.look_at_paced()
             self._settle()
             self._link.flush()
         for worker in (self._kernel, self._batch):
             if worker is not None:
                 worker.kill()
+
+    def _patience_s(self) -> float | None:
+        """How long to wait for what may happen; None if nothing is due."""
+        due = [at for at in (self._pipes.due_at(), self._link.send_at) if at is not None]
+        return max(0.0, min(due) - monotonic()) if due else None
 
     # -- from the agent
 
@@ -206,101 +204,6 @@ class Runner:
 
     # -- from the kernel
 
-    def _look(self, stream: Stream, upto: int = PIPE_BYTES) -> None:
-        """Read what it holds, as far as there is room, and decide how to wait for more."""
-        count, before = 0, stream.came_at
-        while self._link.has_room and count < upto:
-            wanted = min(MAX_OUTPUT, upto - count)
-            size = self._read(stream, wanted)
-            count += size
-            if size < wanted:
-                break
-        out, err = self._streams
-        other = err if stream is out else out
-        stream.pace(count, monotonic(), before, other.came_at)
-
-    def _look_at_both(self) -> None:
-        """Read stderr, and before it whatever was written to stdout before it."""
-        out, err = self._streams
-        held = err.size()
-        self._look(out)
-        self._look(err, held)
-
-    def _look_at_paced(self) -> None:
-        if not self._listening:
-            return
-        out, err = self._streams
-        now = monotonic()
-        if err.is_due(now):
-            self._look_at_both()
-        elif out.is_due(now):
-            self._look(out)
-        self._watch_streams()
-
-    def _patience_s(self) -> float | None:
-        """How long to wait for what may happen; None if nothing is due."""
-        due = [stream.looked_at + PACE_S for stream in self._streams if stream.is_paced and self._listening]
-        if self._link.send_at is not None:
-            due.append(self._link.send_at)
-        return max(0.0, min(due) - monotonic()) if due else None
-
-    def _watch_streams(self) -> None:
-        """Wait for the streams that can wake us, and for no other."""
-        out, err = self._streams
-        lookers = ((out, lambda _events: self._look(out)), (err, lambda _events: self._look_at_both()))
-        for stream, look in lookers:
-            watched = self._listening and not stream.is_paced
-            if watched == (stream in self._watched):
-                continue
-            if watched:
-                self._watched.append(stream)
-                self._selector.register(stream.reader, READ, look)
-            else:
-                self._watched.remove(stream)
-                self._selector.unregister(stream.reader)
-
-    def _read(self, stream: Stream, size: int = MAX_OUTPUT) -> int:
-        """Read once; the number of bytes, 0 if there are none."""
-        try:
-            data = os.read(stream.reader, size)
-        except BlockingIOError:
-            return 0
-        stream.came_at = monotonic()
-        self._emit_output(stream, data)
-        return len(data)
-
-    def _drain(self, *, wholly: bool = False) -> None:
-        """Read what the pipes hold now, and no more: somebody may write without end.
-
-        Args:
-            wholly: without looking for room, which has been seen in this round; once for each run.
-        """
-        out, err = self._streams
-        held = err.size()
-        for stream, left in ((out, out.size()), (err, held)):
-            while left > 0 and (wholly or self._link.has_room):
-                count = self._read(stream, min(MAX_OUTPUT, left))
-                if not count:
-                    break
-                left -= count
-
-    def _emit_output(self, stream: Stream, data: bytes) -> None:
-        data = stream.tail + data
-        while data:
-            part = data[:MAX_OUTPUT]
-            cut = utf8_boundary(part)
-            if cut == 0:
-                break
-            self._link.emit(stream.kind, self._run_number(), part[:cut])
-            data = data[cut:]
-        stream.tail = data
-
-    def _emit_tails(self) -> None:
-        for stream in self._streams:
-            if stream.tail:
-                self._link.emit(stream.kind, self._run_number(), stream.tail)
-                stream.tail = b""
-
     def _on_control(self, kernel: Worker, events: int) -> None:
         if kernel not in (self._kernel, self._batch) or kernel.closed:
             return
@@ -329,7 +232,7 @@ class Runner:
             kernel.sync_open = False
             return
         self._hear_out(kernel)
-        self._drain()
+        self._pipes.drain()
         if not kernel.closed:
             try:
                 kernel.sync.send(data)
@@ -351,7 +254,7 @@ class Runner:
         if run is None or worker is not self._worker:
             return
         op = word["op"]
-        self._drain(wholly=op == "end")
+        self._pipes.drain(wholly=op == "end")
         if op == "end":
             self._finish(worker, run, word)
         elif op == "prompt":
@@ -385,7 +288,7 @@ class Runner:
             raise GarbageError("stage")
         run.begun = stage
         run.waiting = False
-        self._emit_tails()
+        self._pipes.emit_tails()
         self._emit(Kind.STAGE, run, {"stage": stage, "exit_code": code})
 
     def _prompt(self, run: _Run, word: dict[str, Any]) -> None:
@@ -415,12 +318,11 @@ class Runner:
         self._end(run, status, code, spent, signal=number, **moved)
 
     def _end(self, run: _Run, status: str, code: int, spent: float, **more: Any) -> None:
-        self._emit_tails()
+        self._pipes.emit_tails()
         self._emit_end(run.number, status, code, spent, **more)
         self._link.send_at = None
         self._current = None
-        for stream in self._streams:
-            stream.relax()
+        self._pipes.relax()
         if self._batch is not None:
             self._batch.close()
             if self._batch.status is not None:
@@ -448,7 +350,7 @@ class Runner:
 
     def _fork(self, driver: str) -> Worker | None:
         try:
-            worker = Worker(driver, self._streams, self._settings)
+            worker = Worker(driver, self._pipes, self._settings)
         except OSError as error:
             message = f"no process could be started: {error.strerror}\n"
             self._link.emit(Kind.STDERR, self._run_number(), message.encode())
@@ -463,7 +365,7 @@ class Runner:
             return  # _settle first says what became of it
         if self._queue[0].stages is not None and self._batch is not None:
             return  # the one before is on its way out
-        self._emit_tails()
+        self._pipes.emit_tails()
         run = self._current = self._queue.popleft()
         self._link.send_at = monotonic() + _HOLD_S
         self._link.emit(Kind.STARTED, run.number, to_json({"state_lost": self._state_lost and run.stages is None}))
@@ -506,7 +408,7 @@ class Runner:
             self._completing = None
         run = self._current
         if run is not None and worker is self._worker:
-            self._drain(wholly=True)
+            self._pipes.drain(wholly=True)
             number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else None
             code = os.WEXITSTATUS(status) if number is None else 128 + number
             spent = max(0.0, worker.cpu_seconds - worker.reported)
@@ -524,7 +426,7 @@ class Runner:
         if listening == self._listening:
             return
         self._listening = listening
-        self._watch_streams()
+        self._pipes.listen(listening)
         for worker in (self._kernel, self._batch):
             if worker is not None:
                 worker.listen(listening)

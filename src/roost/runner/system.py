@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import struct
+import termios
 
+_INT = struct.Struct("i")
 _PR_SET_DUMPABLE = 4
 _PR_SET_CHILD_SUBREAPER = 36
 _PF_EXITING = 0x4
@@ -31,6 +35,12 @@ def close_all_but(keep: set[int]) -> None:
                 os.close(number)
             except OSError:
                 pass
+
+
+def unread(descriptor: int) -> int:
+    """How many bytes a pipe or socket holds."""
+    held: int = _INT.unpack(fcntl.ioctl(descriptor, termios.FIONREAD, bytes(_INT.size)))[0]
+    return held
 
 
 def start_time(pid: int) -> int:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
-import struct
-import termios
 from _socket import socketpair
 from importlib import import_module
 
@@ -18,6 +15,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal
     from typing import Any, Callable, NoReturn
+
+    from .pipes import Pipes
 else:
     import _signal as signal
 
@@ -25,7 +24,6 @@ else:
 _MAX_WORD = 8 << 20
 AT_ONCE = 65_536
 """What one read takes of what a worker says."""
-_INT = struct.Struct("i")
 
 BATCH = "batch"
 DRIVERS = {"python": "kernel", "shell": "shell", BATCH: "batch"}
@@ -34,17 +32,6 @@ DRIVERS = {"python": "kernel", "shell": "shell", BATCH: "batch"}
 That of a kernel is its language. A `main` takes the descriptors of the control socket, the sync socket and the two
 pipes, and `Settings`; it never returns.
 """
-
-PACE_S = 0.002
-"""How late the pieces of a steady output may be read."""
-ALONE_S = 0.02
-"""How long the other stream has to have been quiet for that."""
-PIPE_BYTES = 256 << 10
-"""What a pipe holds while much is written to it."""
-PACED_BYTES = PIPE_BYTES // 2
-"""So much within `PACE_S` is waited for after all."""
-_USUAL_PIPE_BYTES = 64 << 10
-_F_SETPIPE_SZ = 1031  # Linux's; `fcntl` names it since Python 3.10
 
 
 class GarbageError(Exception):
@@ -65,75 +52,17 @@ class Settings:
         self.program = program
 
 
-class Stream:
-    """A pipe of the kernel, and the beginning of a character that it has not finished.
-
-    One that small pieces come out of all the time is *paced*: it is not waited for, which would wake the runner for
-    every piece, but looked at every `PACE_S`. Nothing is held back in the kernel for that: what was written is in the
-    pipe, whatever becomes of its writer.
-    """
-
-    def __init__(self, kind: int) -> None:
-        self.kind = kind
-        self.reader, self.writer = os.pipe()
-        self.tail = b""
-        self.is_paced = False
-        self.looked_at = -1.0
-        self.came_at = -1.0
-        self._is_large = False
-        os.set_blocking(self.reader, False)
-
-    def pace(self, count: int, now: float, before: float, other_came_at: float) -> None:
-        """Decide how to wait for more.
-
-        Args:
-            count: how many bytes were there.
-            now: when they were read. All times are monotonic, in seconds.
-            before: when bytes came the time before.
-            other_came_at: when bytes last came out of the other stream. Whoever writes to two descriptors in turns,
-                and is not our kernel, which asks for its order, relies on us to read at once.
-        """
-        is_steady = self.is_paced or now < before + PACE_S
-        is_alone = now >= other_came_at + ALONE_S
-        self.looked_at = now
-        self.is_paced = 0 < count < PACED_BYTES and is_steady and is_alone
-        if is_steady and count:
-            self._resize(True)
-
-    def is_due(self, now: float) -> bool:
-        """Whether it is paced, and to be looked at."""
-        return self.is_paced and now >= self.looked_at + PACE_S
-
-    def relax(self) -> None:
-        """Its run has ended."""
-        self._resize(False)
-
-    def _resize(self, large: bool) -> None:
-        if large == self._is_large:
-            return
-        try:
-            fcntl.fcntl(self.reader, _F_SETPIPE_SZ, PIPE_BYTES if large else _USUAL_PIPE_BYTES)
-        except OSError:
-            pass  # a user may have only so much in pipes; it goes on as it is
-        self._is_large = large
-
-    def size(self) -> int:
-        held: int = _INT.unpack(fcntl.ioctl(self.reader, termios.FIONREAD, bytes(4)))[0]
-        return held
-
-
 class Worker:
     """One process of ours that executes what users send."""
 
-    def __init__(self, driver: str, streams: tuple[Stream, Stream], settings: Settings) -> None:
+    def __init__(self, driver: str, pipes: Pipes, settings: Settings) -> None:
         self.driver = driver
         self.control, control = socketpair()
         self.sync, sync = socketpair()
         try:
             self.pid = os.fork()
             if self.pid == 0:
-                out, err = streams
-                _become(driver, control.fileno(), sync.fileno(), out.writer, err.writer, settings)
+                _become(driver, control.fileno(), sync.fileno(), pipes.out.writer, pipes.err.writer, settings)
         except OSError:
             self.control.close()
             self.sync.close()
@@ -222,8 +151,7 @@ class Worker:
     def unread(self) -> int:
         if self.closed:
             return 0
-        held: int = _INT.unpack(fcntl.ioctl(self.control, termios.FIONREAD, bytes(4)))[0]
-        return held
+        return system.unread(self.control.fileno())
 
     def is_dying(self) -> bool:
         """Whether it ends by itself, so that a broken conversation proves nothing."""
