@@ -197,4 +197,6 @@ async def _send(connection: socket.socket, message: bytes, descriptors: list[int
         sent = connection.sendmsg([message], ancillary)
     except BlockingIOError as error:
         raise AgentError("the keeper is overloaded") from error
-    await asyncio.get_running_loop().sock_sendall(connection, message[sent:])
+    # Not even nothing is sent to a keeper that has heard everything: it may have answered, and ended.
+    if sent < len(message):
+        await asyncio.get_running_loop().sock_sendall(connection, message[sent:])
