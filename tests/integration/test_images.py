@@ -182,6 +182,27 @@ async def test_nothing_that_is_in_a_package_is_executed_while_it_is_built(
     assert not mark.exists()
 
 
+@pytest.mark.parametrize("requirements", ["tool", "user"], ids=["named", "depended on"])
+async def test_what_is_for_a_later_python_than_that_of_the_image_is_not_chosen(
+    server: Caller, index: Path, requirements: str
+) -> None:
+    a_wheel(index, "tool", "3", requires=">=3.99")
+    a_wheel(index, "user", "1", depends="tool")
+
+    await built(server, "analysis:1", requirements)
+    await a_session(server, "analysis:1")
+
+    assert await printed(server, "import tool; print(tool.version)") == "2\n"
+
+
+async def test_a_package_for_no_python_like_this_is_refused_with_its_reason(server: Caller, index: Path) -> None:
+    a_wheel(index, "later", "1", requires=">=3.99")
+
+    problem = await problem_of(server, "analysis:1", "later\n")
+
+    assert "requires Python >=3.99" in problem["msg"]
+
+
 @pytest.mark.parametrize(
     ("requirements", "said"),
     [("tool==3", "no version of tool==3"), ("absent", "absent was not found"), ("tool==1\ntool==2", "unsatisfiable")],
