@@ -1,5 +1,7 @@
 """Uploads and downloads of the SDK over connections that break."""
 
+import contextlib
+import functools
 import io
 import os
 import threading
@@ -12,7 +14,10 @@ import pytest
 
 from roost.client import api as client_api
 from roost.client.api import Api, Target
+from roost.client.config import APIConfig
 from roost.client.errors import Unreachable
+from roost.client.func.session import _again
+from roost.client.session import AsyncSession
 from tests.relay import Cut, Relay, a_relay
 from tests.servers import Caller
 
@@ -32,6 +37,15 @@ async def relay(server: Caller) -> AsyncIterator[Relay]:
 async def api(server: Caller, relay: Relay) -> AsyncIterator[Api]:
     async with Api(msgspec.structs.replace(server.target, endpoint=relay.endpoint)) as api:
         yield api
+
+
+@pytest.fixture
+async def compute(server: Caller, relay: Relay) -> AsyncIterator[Any]:
+    """The session of that name, by the compatible class."""
+    target = server.target
+    config = APIConfig(endpoint=relay.endpoint, access_key=target.access_key, secret_key=target.secret_key)
+    async with AsyncSession(config=config) as session:
+        yield session.ComputeSession("class-7")
 
 
 class RecordingApi(Api):
@@ -59,9 +73,14 @@ async def test_an_upload_that_broke_off_is_sent_again(server: Caller, relay: Rel
 
 async def test_what_can_be_read_once_is_sent_once(relay: Relay, api: Api, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "a")
-    writing = threading.Thread(target=(tmp_path / "a").write_bytes, args=(b"x" * 100,), daemon=True)
+
+    def write() -> None:
+        with contextlib.suppress(BrokenPipeError):  # its reader gives up
+            (tmp_path / "a").write_bytes(b"x" * (1 << 20))
+
+    writing = threading.Thread(target=write, daemon=True)
     writing.start()
-    relay.cuts += [Cut(down=0)]
+    relay.cuts += [Cut(up=1 << 18)]
 
     with pytest.raises(Unreachable):
         await api.put_file("class-7", "a", tmp_path / "a")
@@ -107,3 +126,46 @@ async def test_a_folder_that_broke_off_comes_anew(server: Caller, relay: Relay, 
 
     assert (tmp_path / "d" / "a").read_bytes() == content
     assert [path.name for path in (tmp_path / "d").iterdir()] == ["a"]
+
+
+@pytest.mark.parametrize("size", [1000, SIZE], ids=["form", "alone"])
+async def test_the_compatible_upload_is_sent_again(
+    server: Caller, relay: Relay, compute: Any, tmp_path: Path, size: int
+) -> None:
+    content = os.urandom(size)
+    (tmp_path / "a").write_bytes(content)
+    relay.cuts += [Cut(up=size // 2), Cut(down=0)]
+    relay.drop()
+
+    await compute.upload(["a"], basedir=tmp_path)
+
+    assert (await server("GET", f"{FILES}/a")).body == content
+    assert not relay.cuts
+
+
+async def test_the_compatible_download_comes_again(server: Caller, relay: Relay, compute: Any, tmp_path: Path) -> None:
+    content = os.urandom(SIZE)
+    await server("PUT", f"{FILES}/a", data=io.BytesIO(content))
+    relay.cuts += [Cut(down=2 << 20)] * 2
+    relay.drop()
+
+    assert await compute.download(["a"], dest=tmp_path) == {"file_names": ["a"]}
+
+    assert (tmp_path / "a").read_bytes() == content
+    assert not relay.cuts
+
+
+async def test_a_bar_shows_what_came_once(server: Caller, relay: Relay, compute: Any, tmp_path: Path) -> None:
+    await server("PUT", f"{FILES}/a", data=io.BytesIO(os.urandom(SIZE)))
+    relay.cuts += [Cut(down=2 << 20, arrives=True)]
+    relay.drop()
+    told: list[int] = []
+
+    class Bar:
+        def update(self, n: int) -> None:
+            told.append(n)
+
+    await _again(functools.partial(compute._download_alone, "a", tmp_path), Bar())
+
+    assert min(told) < 0
+    assert sum(told) == SIZE
