@@ -16,11 +16,29 @@ import pytest
 from roost.agent.uv import set_up_uv
 
 
-def a_wheel(folder: Path, name: str, version: str, files: Mapping[str, str] | None = None) -> None:
-    """Write a wheel of a module that knows its version; `files` come along, by their places in site-packages."""
+def a_wheel(
+    folder: Path,
+    name: str,
+    version: str,
+    files: Mapping[str, str] | None = None,
+    *,
+    requires: str = ">=3",
+    depends: str = "",
+) -> None:
+    """Write a wheel of a module that knows its version.
+
+    Args:
+        files: come along, by their places in site-packages.
+        requires: the versions of Python that it is for.
+        depends: what it needs beside it.
+    """
     content = {f"{name}.py": f"version = {version!r}\n", **(files or {})}
     info = f"{name}-{version}.dist-info"
-    content[f"{info}/METADATA"] = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
+    content[f"{info}/METADATA"] = (
+        f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\nRequires-Python: {requires}\n"
+    )
+    if depends:
+        content[f"{info}/METADATA"] += f"Requires-Dist: {depends}\n"
     content[f"{info}/WHEEL"] = "Wheel-Version: 1.0\nGenerator: tests\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
     content[f"{info}/entry_points.txt"] = f"[console_scripts]\n{name} = {name}:main\n"
     record = "".join(f"{path},sha256={_hash(text)},{len(text.encode())}\n" for path, text in content.items())

@@ -18,6 +18,8 @@ class Cut(NamedTuple):
     """after so many bytes of the request; None lets all of it through"""
     down: int | None = None
     """after so many bytes of the answer, from its end where negative: then the server has seen all of it go"""
+    arrives: bool = False
+    """Whether what was let through arrives; else the connection is reset, and much of it is lost."""
 
 
 class Relay:
@@ -63,7 +65,7 @@ class Relay:
                 sending.cancel()
             for end in (writer, to_server):
                 if end is not None:
-                    end.close() if cut is None else end.transport.abort()
+                    end.close() if cut is None or cut.arrives else end.transport.abort()
 
 
 async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -99,7 +99,7 @@ async def test_a_launch_that_was_killed_is_completed_or_undone(
                 server.kill()
             else:
                 os.kill(server.pid, signal.SIGCONT)
-                await settles(caller, data_dir, session_id)
+                assert await settles(caller, data_dir, session_id) == "RUNNING"
     if "server" in victims:
         with ServerProcess(data_dir) as server:
             if "keeper" not in victims:

@@ -111,8 +111,12 @@ async def come_and_go(server: Caller, times: int, total: int) -> None:
     assert sum(kind == "input" for kind, _ in undisturbed.told()) == PROMPTS
 
 
-async def test_a_reader_that_goes_a_hundred_times_misses_nothing_and_sees_nothing_twice(server: Caller) -> None:
+async def test_a_reader_that_goes_a_hundred_times_misses_nothing_and_sees_nothing_twice(
+    server: Caller, caplog: pytest.LogCaptureFixture
+) -> None:
     await come_and_go(server, times=100, total=15_000_000)
+
+    assert [record.getMessage() for record in caplog.records] == []
 
 
 @pytest.mark.soak

@@ -26,13 +26,16 @@ for number in range(1, 301):
 """
 
 
-@pytest.mark.parametrize("starter", ["somebody else", "the SDK"])
-def test_a_run_is_read_to_its_end_across_killed_servers(
-    data_dir: Path, monkeypatch: pytest.MonkeyPatch, starter: str
-) -> None:
+@pytest.fixture(autouse=True)
+def nothing_configured(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The local server of this data folder is the one to use."""
     for name in [name for name in os.environ if name.startswith(("BACKEND_", "ROOST_"))]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("ROOST_DATA_DIR", str(data_dir))
+
+
+@pytest.mark.parametrize("starter", ["somebody else", "the SDK"])
+def test_a_run_is_read_to_its_end_across_killed_servers(data_dir: Path, starter: str) -> None:
     endpoints, seen, printed = [], [], ""
 
     def kill() -> None:
@@ -63,6 +66,21 @@ def test_a_run_is_read_to_its_end_across_killed_servers(
     assert value.text == "21"
     assert server is not None
     assert len({*endpoints, server.endpoint}) == 3
+
+
+def test_files_go_both_ways_across_killed_servers(data_dir: Path, tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(content := os.urandom(1 << 20))
+
+    try:
+        with roost.session("class-7") as s:
+            kill_server(data_dir)
+            s.upload(tmp_path / "a")
+            kill_server(data_dir)
+            s.download("a", tmp_path / "b")
+    finally:
+        stop_local_server(data_dir)
+
+    assert (tmp_path / "b").read_bytes() == content
 
 
 def kill_server(data_dir: Path) -> str:

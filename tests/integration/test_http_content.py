@@ -76,7 +76,7 @@ async def test_a_part_beyond_the_end_or_of_another_version_is_not_given(session:
     assert nonsense.status == 400
 
 
-async def test_an_upload_that_breaks_off_changes_nothing(session: Caller) -> None:
+async def test_an_upload_that_breaks_off_changes_nothing(session: Caller, caplog: pytest.LogCaptureFixture) -> None:
     await session("PUT", f"{FILES}/a", data=b"before")
 
     async def broken() -> AsyncIterator[bytes]:
@@ -92,6 +92,7 @@ async def test_an_upload_that_breaks_off_changes_nothing(session: Caller) -> Non
     while "upload" in str(left["console"]):
         left = await session.execute("class-7", "import os; print(open('a').read(), os.listdir())")
     assert left["console"] == [["stdout", "before ['a']\n"]]
+    assert [record.getMessage() for record in caplog.records] == []
 
 
 async def test_a_folder_is_a_tar(session: Caller) -> None:

@@ -5,15 +5,19 @@ import json
 import os
 import socket
 import stat
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from roost.agent.environments import EnvironmentStore
+from roost.agent.interpreters import find_interpreters
 from roost.client.api import Target
 from roost.server.auth.secrets import SecretBox, new_access_key, new_secret_key
 from roost.server.store import accounts
 from roost.server.store.sql import SqlStore
+from roost.wire.environments import Environment, EnvironmentRequest
 from tests.packages import a_wheel, only_wheels_of
 from tests.servers import Caller, a_server
 
@@ -131,6 +135,70 @@ async def test_what_is_in_use_is_not_removed(server: Caller, data_dir: Path) -> 
     assert (await server("POST", "/session", {"name": "class-8", "image": "analysis:1"})).slug == "image-not-found"
 
 
+def cached(data_dir: Path) -> set[str]:
+    """The modules that uv's cache has."""
+    return {path.name for path in (data_dir / "images" / "uv-cache").rglob("*.py")}
+
+
+async def test_the_cache_keeps_what_other_images_are_made_of(server: Caller, data_dir: Path, index: Path) -> None:
+    a_wheel(index, "extra", "1")
+    await built(server, "both:1", "tool==2\nextra")
+    await built(server, "one:1", "tool==2")
+    await a_session(server, "one:1")
+
+    await server("DELETE", "/image/both:1")
+
+    assert cached(data_dir) == {"tool.py"}
+    assert await printed(server, "import tool; print(tool.version)") == "2\n"
+    await built(server, "both:2", "tool==2\nextra")
+    await a_session(server, "both:2", "class-8")
+    assert await printed(server, "import tool, extra; print(tool.version, extra.version)", "class-8") == "2 1\n"
+
+
+async def test_an_older_version_leaves_the_cache_and_the_newer_one_stays_whole(server: Caller, data_dir: Path) -> None:
+    await built(server, "old:1", "tool==1")
+    await built(server, "new:1", "tool==2")
+
+    await server("DELETE", "/image/old:1")
+    await a_session(server, "new:1")
+
+    assert cached(data_dir) == set()
+    assert await printed(server, "import tool; print(tool.version)") == "2\n"
+
+
+async def test_the_last_image_takes_the_whole_cache_along(server: Caller, data_dir: Path) -> None:
+    await built(server, "one:1", "tool")
+
+    await server("DELETE", "/image/one:1")
+
+    assert not any((data_dir / "images" / "uv-cache").rglob("*.msgpack"))
+    await built(server, "one:1", "tool")
+    assert stat.S_IMODE((data_dir / "images" / "uv-cache").stat().st_mode) == 0o700
+
+
+async def test_nothing_leaves_the_cache_while_something_is_built(data_dir: Path) -> None:
+    python = find_interpreters()[0]
+    (data_dir / "images").mkdir()
+    store = EnvironmentStore(data_dir / "images")
+    await store.open()
+    [old] = await every_step(store.build(EnvironmentRequest(interpreter=python, requirements="tool==1")))
+    building = store.build(EnvironmentRequest(interpreter=python, requirements="tool==2"))
+    await anext(building)
+
+    await store.remove(old)
+    kept = cached(data_dir)
+    [new] = await every_step(building)
+    await store.remove(new)
+
+    assert kept == {"tool.py"}
+    assert cached(data_dir) == set()
+
+
+async def every_step(building: AsyncIterator[str | Environment]) -> list[str]:
+    """Build to the end; the digest of what was built."""
+    return [step.digest async for step in building if isinstance(step, Environment)]
+
+
 async def test_a_session_keeps_the_packages_that_it_was_made_with(server: Caller, data_dir: Path) -> None:
     old = await built(server, "analysis", "tool==1")
     await a_session(server, "analysis", "session-1")
@@ -180,6 +248,27 @@ async def test_nothing_that_is_in_a_package_is_executed_while_it_is_built(
     await built(server, "trap:2", "trap\ntool")
 
     assert not mark.exists()
+
+
+@pytest.mark.parametrize("requirements", ["tool", "user"], ids=["named", "depended on"])
+async def test_what_is_for_a_later_python_than_that_of_the_image_is_not_chosen(
+    server: Caller, index: Path, requirements: str
+) -> None:
+    a_wheel(index, "tool", "3", requires=">=3.99")
+    a_wheel(index, "user", "1", depends="tool")
+
+    await built(server, "analysis:1", requirements)
+    await a_session(server, "analysis:1")
+
+    assert await printed(server, "import tool; print(tool.version)") == "2\n"
+
+
+async def test_a_package_for_no_python_like_this_is_refused_with_its_reason(server: Caller, index: Path) -> None:
+    a_wheel(index, "later", "1", requires=">=3.99")
+
+    problem = await problem_of(server, "analysis:1", "later\n")
+
+    assert "requires Python >=3.99" in problem["msg"]
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,10 @@ import pytest
 
 from roost.agent.interpreters import find_interpreters
 from roost.agent.supervisor import LocalAgent
+from roost.runtimes.base import Place, SandboxHandle
 from roost.runtimes.bubblewrap import BubblewrapRuntime
-from roost.wire.errors import AgentError
+from roost.runtimes.keeper import KeeperClient
+from roost.wire.errors import KeeperGone
 from roost.wire.ids import new_session_id
 from roost.wire.sandboxes import SandboxEnded, SandboxSpec
 from tests.agents import end, output, run
@@ -30,27 +32,67 @@ async def next_end(agent: LocalAgent) -> SandboxEnded:
         return await anext(agent.ended())
 
 
-async def test_a_launch_whose_keeper_is_killed_fails_at_once_and_the_next_one_works(
-    agent: LocalAgent, data_dir: Path
-) -> None:
+async def kill_before_it_answers(agent: LocalAgent, data_dir: Path) -> None:
     """1. the keeper stops; 2. a spawn request waits in its socket; 3. it is killed, which resets the connection."""
-    keeper, spec = keeper_pid(data_dir), a_spec()
+    keeper = keeper_pid(data_dir)
     assert keeper is not None
     os.kill(keeper, signal.SIGSTOP)
     await state_of(keeper, "T")
-    launching = asyncio.create_task(agent.launch(spec))
     assert agent._keeper is not None
     async with asyncio.timeout(10):
         while not agent._keeper._waiting:  # a request that is not sent yet would go to the next keeper
             await asyncio.sleep(0.005)
-
     os.kill(keeper, signal.SIGKILL)
 
-    with pytest.raises(AgentError, match="keeper"):
-        async with asyncio.timeout(10):
-            await launching
-    again = await agent.launch(a_spec())
-    assert output(await run(agent, again.session_id, "print('alive')")) == "alive\n"
+
+async def test_a_launch_whose_keeper_is_killed_is_done_again(agent: LocalAgent, data_dir: Path) -> None:
+    spec = a_spec()
+    launching = asyncio.create_task(agent.launch(spec))
+
+    await kill_before_it_answers(agent, data_dir)
+
+    async with asyncio.timeout(10):
+        await launching
+    assert output(await run(agent, spec.session_id, "print('alive')")) == "alive\n"
+
+
+async def test_a_restart_whose_keeper_is_killed_is_done_again(agent: LocalAgent, data_dir: Path) -> None:
+    spec = a_spec()
+    await agent.launch(spec)
+    await run(agent, spec.session_id, "open('kept', 'w').write('yes')")
+    restarting = asyncio.create_task(agent.restart(spec.session_id))
+
+    await kill_before_it_answers(agent, data_dir)
+
+    async with asyncio.timeout(10):
+        await restarting
+    assert output(await run(agent, spec.session_id, "print(open('kept').read())")) == "yes\n"
+
+
+class KeeperlessRuntime(BubblewrapRuntime):
+    """Whoever is asked to launch dies of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked = 0
+
+    async def launch(self, spec: SandboxSpec, place: Place, keeper: KeeperClient) -> SandboxHandle:
+        self.asked += 1
+        raise KeeperGone("the keeper is gone")
+
+
+async def test_a_launch_that_kills_its_keepers_fails_and_leaves_nothing(data_dir: Path) -> None:
+    runtime = KeeperlessRuntime()
+    agent = LocalAgent(data_dir, {runtime.name: runtime})
+    await agent.open()
+    try:
+        with pytest.raises(KeeperGone):
+            await agent.launch(a_spec())
+
+        assert runtime.asked == 2
+        assert list(agent._sandboxes.iterdir()) == []
+    finally:
+        await end(agent)
 
 
 async def test_launches_at_the_same_moment_share_the_new_keeper(agent: LocalAgent, data_dir: Path) -> None:

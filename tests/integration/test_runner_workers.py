@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from roost.runner.protocol import Frame, Kind
+from roost.runner.protocol import Frame, Kind, encode_json
 from tests.runners import Connection, Runner, a_runner, end, text
 
 
@@ -173,6 +173,71 @@ def test_an_interrupt_ends_a_batch_run(runner: Runner) -> None:
     assert "never" not in text(frames)
 
 
+LONG_LINE = "x" * 300_000
+"""Longer than a pipe holds."""
+DEAF = "head -c 1 >/dev/null; exec python3 -c 'import time; print(1, flush=True); time.sleep(60)'"
+"""Begins to read a line, and leaves the rest of it in the pipe."""
+
+
+def test_an_interrupt_is_heard_while_nobody_reads_a_long_line(runner: Runner) -> None:
+    agent = connected(runner)
+
+    agent.batch(exec=DEAF)
+    agent.until(is_of(Kind.PROMPT))
+    agent.send(Kind.INPUT, {"prompt": 1, "text": LONG_LINE}, run=1)
+    agent.until(is_of(Kind.STDOUT))
+    agent.send(Kind.INTERRUPT, {}, run=1)
+    frames = agent.until_end()
+
+    assert (end(frames)["status"], end(frames)["exit_code"]) == ("interrupted", 130)
+
+
+def test_an_interrupt_right_behind_its_start_ends_a_batch_run(runner: Runner) -> None:
+    agent = connected(runner)
+
+    stages = {"code": "", "mode": "batch", "echo": True, "stages": [None, None, "exec sleep 60"]}
+    agent.socket.sendall(encode_json(Kind.START, 0, 1, stages) + encode_json(Kind.INTERRUPT, 0, 1, {}))
+    frames = agent.until_end()
+
+    assert (end(frames)["status"], end(frames)["exit_code"]) == ("interrupted", 130)
+
+
+def test_an_interrupt_is_heard_that_comes_together_with_a_line(runner: Runner) -> None:
+    agent = connected(runner)
+
+    agent.batch(exec="read x; exec sleep 60")
+    agent.until(is_of(Kind.PROMPT))
+    line = encode_json(Kind.INPUT, 0, 1, {"prompt": 1, "text": "x"})
+    agent.socket.sendall(line + encode_json(Kind.INTERRUPT, 0, 1, {}))
+    frames = agent.until_end()
+
+    assert (end(frames)["status"], end(frames)["exit_code"]) == ("interrupted", 130)
+
+
+def test_a_program_may_end_without_reading_a_long_line(runner: Runner) -> None:
+    agent = connected(runner)
+
+    agent.batch(exec="head -c 1; exit 3")
+    agent.until(is_of(Kind.PROMPT))
+    agent.send(Kind.INPUT, {"prompt": 1, "text": LONG_LINE}, run=1)
+    frames = agent.until_end()
+
+    assert (text(frames), end(frames)["status"], end(frames)["exit_code"]) == ("x", "exited", 3)
+
+
+def test_a_long_line_arrives_whole(runner: Runner) -> None:
+    agent = connected(runner)
+
+    agent.batch(exec="read x; echo ${#x}; cat")
+    agent.until(is_of(Kind.PROMPT))
+    agent.send(Kind.INPUT, {"prompt": 1, "text": LONG_LINE}, run=1)
+    told = agent.until(is_of(Kind.PROMPT))
+    agent.send(Kind.INPUT, {"prompt": 2, "eof": True}, run=1)
+    frames = agent.until_end()
+
+    assert (text(told), end(frames)["exit_code"]) == (f"{len(LONG_LINE)}\n", 0)
+
+
 def test_a_kill_ends_whatever_a_batch_run_started(runner: Runner) -> None:
     agent = connected(runner)
 
@@ -257,6 +322,15 @@ def test_an_interrupt_leaves_the_shell_alive(shell: Connection, code: str) -> No
     assert shell_run(shell, "echo $x", 2) == ("5\n", "ok", 0)
 
 
+def test_an_interrupt_right_behind_the_code_leaves_the_next_run_its_own(shell: Connection) -> None:
+    for number in range(1, 40, 2):
+        start = encode_json(Kind.START, 0, number, {"code": "echo old; false", "mode": "query", "echo": True})
+        shell.socket.sendall(start + encode_json(Kind.INTERRUPT, 0, number, {}))
+        shell.until_end()
+
+        assert shell_run(shell, "echo new", number + 1) == ("new\n", "ok", 0)
+
+
 def test_a_shell_asks_for_input(shell: Connection) -> None:
     shell.start("read x; echo got $x", 1)
     shell.until(is_of(Kind.PROMPT))
@@ -264,6 +338,18 @@ def test_a_shell_asks_for_input(shell: Connection) -> None:
 
     assert text(shell.until_end()) == "got it\n"
     assert shell_run(shell, "echo more", 2) == ("more\n", "ok", 0)
+
+
+def test_a_shell_hears_an_interrupt_while_nobody_reads_a_long_line(shell: Connection) -> None:
+    shell.start(f"x=5; (head -c 1 >/dev/null; {SLEEP}); echo never", 1)
+    shell.until(is_of(Kind.PROMPT))
+    shell.send(Kind.INPUT, {"prompt": 1, "text": LONG_LINE}, run=1)
+    shell.until(is_of(Kind.STDOUT))
+    shell.send(Kind.INTERRUPT, {}, run=1)
+    frames = shell.until_end()
+
+    assert end(frames)["status"] == "interrupted"
+    assert shell_run(shell, "echo $x", 2) == ("5\n", "ok", 0)
 
 
 def test_an_exit_ends_the_run_and_says_that_state_was_lost(shell: Connection) -> None:

@@ -122,3 +122,20 @@ def test_the_compatible_command_shows_its_configuration(server: ClientServer) ->
     assert f"API endpoint: {server.endpoint}\n" in done.stdout
     assert ACCESS_KEY in done.stdout
     assert SECRET_KEY not in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("secret", "shown"),
+    [
+        ("abcdef" + "x" * 24 + "0123456789", "abcdef" + "*" * 24 + "0123456789"),
+        ("too-short-to-show", "*" * 24),
+        ("", "(none)"),
+    ],
+)
+def test_the_compatible_config_masks_the_secret_key(secret: str, shown: str) -> None:
+    env = environ(BACKEND_ENDPOINT="http://127.0.0.1:9", BACKEND_ACCESS_KEY="key", BACKEND_SECRET_KEY=secret)
+
+    program = [sys.executable, "-c", "from ai.backend.client.cli.main import main; main()", "config"]
+    done = subprocess.run(program, capture_output=True, text=True, timeout=60, env=env)
+
+    assert f"Secret key: {shown}\n" in done.stdout

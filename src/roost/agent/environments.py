@@ -19,14 +19,17 @@ import msgspec
 import structlog
 
 from roost.agent.sweep import remove_tree
-from roost.agent.uv import Uv, execute, set_up_uv
+from roost.agent.uv import Uv, execute, find_uv, set_up_uv
 from roost.runtimes.base import ENVIRONMENT
 from roost.wire.environments import Environment, EnvironmentRequest
-from roost.wire.errors import AgentError, ImageNotFound
+from roost.wire.errors import AgentError, ImageNotFound, RoostError
 from roost.wire.sandboxes import Interpreter
 
 FORMAT = 1
 """Grows when the same requirements are to give another folder."""
+
+_LOCK_TIMEOUT_S = "10"
+"""So long uv waits for another that outlives its agent, before it leaves its cache as it is."""
 
 log = structlog.get_logger(__name__)
 
@@ -39,6 +42,10 @@ class EnvironmentStore:
         self._staging = folder / "staging"
         self._cache = folder / "uv-cache"
         self._making: dict[str, asyncio.Lock] = {}
+        self._pruning = asyncio.Lock()
+        self._builds = 0
+        self._unneeded: set[str] = set()
+        """packages, as `name-version`, of environments that are gone"""
 
     async def open(self) -> None:
         """Sweep what an earlier agent has left half-made."""
@@ -67,13 +74,38 @@ class EnvironmentStore:
         return sorted(path.name for path in self._envs.iterdir())
 
     async def remove(self, digest: str) -> None:
-        """Remove an environment, if it is there; it is gone from its place at once."""
+        """Remove an environment, if it is there; it is gone from its place at once.
+
+        What no other one holds goes from uv's cache too, now or with the next one where something is being built.
+        """
         async with self._lock(digest):
             path = self._envs / digest
             if path.is_dir():
+                self._unneeded |= await asyncio.to_thread(_packages, path)
                 path.chmod(0o700)
                 going = path.rename(self._staging / f"{digest}.going")
                 await asyncio.to_thread(remove_tree, going)
+        async with self._pruning:
+            if self._unneeded and not self._builds:
+                await self._prune()
+
+    async def _prune(self) -> None:
+        """Remove what is unneeded from uv's cache; environments have its files by hard links, and keep them."""
+        kept = await asyncio.to_thread(lambda: {one for path in self._envs.iterdir() for one in _packages(path)})
+        names = sorted({one.partition("-")[0] for one in self._unneeded - kept})
+        if names or not kept:
+            environ = {**os.environ, "UV_CACHE_DIR": str(self._cache), "UV_LOCK_TIMEOUT": _LOCK_TIMEOUT_S}
+            try:
+                # Without names it is all of it, of which nobody needs anything where there are no environments.
+                argv = [find_uv(), "cache", "clean", "--quiet", *(names if kept else ())]
+                async with aclosing(execute(argv, environ, self._staging, "pruning the cache")) as lines:
+                    async for _ in lines:
+                        pass
+            except RoostError as error:
+                log.warning("cache.not_pruned", error=error.message)
+                return
+            log.info("cache.pruned", packages=len(names))
+        self._unneeded.clear()
 
     async def build(self, request: EnvironmentRequest) -> AsyncGenerator[str | Environment, None]:
         """Make an environment, unless it is there; gives what is said meanwhile, and in the end the environment.
@@ -85,12 +117,16 @@ class EnvironmentStore:
             InvalidParameters: the requirements cannot be met by wheels.
             AgentError: uv is missing or takes too long, or there is no space.
         """
+        async with self._pruning:
+            self._builds += 1
         try:
             async with aclosing(self._build(request)) as steps:
                 async for step in steps:
                     yield step
         except OSError as error:
             raise AgentError(f"the environment cannot be written: {error}", hint="is the disk full?") from error
+        finally:
+            self._builds -= 1
 
     async def _build(self, request: EnvironmentRequest) -> AsyncGenerator[str | Environment, None]:
         uv = await set_up_uv(self._cache, os.environ, request.interpreter.path)
@@ -235,6 +271,10 @@ def _close(env: Path) -> None:
                 path.chmod(0o555 if mode & 0o100 else 0o444)
             elif not stat.S_ISLNK(mode):
                 raise AgentError(f"a package brings something that is neither a file nor a folder: {path.name}")
+
+
+def _packages(env: Path) -> set[str]:
+    return {path.name.removesuffix(".dist-info") for path in env.glob("lib/python*/site-packages/*.dist-info")}
 
 
 def _size(env: Path) -> int:

@@ -8,7 +8,7 @@ import os
 import socket
 import tempfile
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from roost.runtimes.keeper import KeeperClient
 from roost.runtimes.programs import first_closed
 from roost.wire.agent import Agent, SessionFiles
 from roost.wire.environments import Environment, EnvironmentRequest
-from roost.wire.errors import AgentError, CannotEnforce, Conflict, SessionNotFound, SessionNotRunning
+from roost.wire.errors import AgentError, CannotEnforce, Conflict, KeeperGone, SessionNotFound, SessionNotRunning
 from roost.wire.reasons import Reason
 from roost.wire.runs import InterruptOutcome, Page, RunSpec, RunSummary
 from roost.wire.sandboxes import (
@@ -198,11 +198,26 @@ class LocalAgent(Agent):
         async with self._launching.setdefault(spec.session_id, asyncio.Lock()):
             if spec.session_id in self._live:
                 return self._info(self._load(spec.session_id))
+            launch = functools.partial(self._launch, spec)
+            return await self._launch_or_undo(launch, functools.partial(self._end, spec.session_id))
+
+    async def _launch_or_undo(
+        self, launch: Callable[[], Awaitable[SandboxInfo]], undo: Callable[[], Awaitable[None]]
+    ) -> SandboxInfo:
+        """Launch, and once more where the keeper dies meanwhile: what is undone has run no code of the user's."""
+
+        async def once() -> SandboxInfo:
             try:
-                return await self._launch(spec)
+                return await launch()
             except BaseException:
-                await asyncio.shield(self._end(spec.session_id))
+                await asyncio.shield(undo())
                 raise
+
+        try:
+            return await once()
+        except KeeperGone as error:
+            log.warning("sandbox.launched_again", error=error.message)
+            return await once()
 
     async def _launch(self, spec: SandboxSpec, before: SandboxFile | None = None) -> SandboxInfo:
         """Launch a sandbox; in the home of the one before it, if there was one."""
@@ -317,11 +332,8 @@ class LocalAgent(Agent):
             record.state = SandboxState.RESTARTING
             # Written down first: whoever comes after a crash has to leave the home alone.
             self._save(record)
-            try:
-                return await self._restart(record)
-            except BaseException:
-                await asyncio.shield(self._stop(session_id))
-                raise
+            launch = functools.partial(self._restart, record)
+            return await self._launch_or_undo(launch, functools.partial(self._stop, session_id))
 
     async def _restart(self, record: SandboxFile) -> SandboxInfo:
         session_id = record.spec.session_id

@@ -10,6 +10,9 @@ from roost.client import __version__
 from roost.client.api import configured_target
 from roost.client.config import APIConfig, get_config, set_config
 
+_FIRST, _LAST, _LENGTH = 6, 10, 40
+"""What `config` shows of a secret key, and how long those are that we and the original make."""
+
 
 class CompatibleGroup(Group):
     """A group whose errors read as those of the original."""
@@ -33,7 +36,6 @@ def main(skip_sslcert_validation: bool) -> None:
 def config() -> None:
     """Show the configuration; asks no server."""
     current = get_config()
-    secret = f"{current.secret_key[:4]}…" if current.secret_key else "(none)"
     rows = {
         "API endpoint": ", ".join(str(endpoint) for endpoint in current.endpoints),
         "Endpoint type": current.endpoint_type,
@@ -41,7 +43,7 @@ def config() -> None:
         "Domain": current.domain,
         "Group": current.group,
         "Access key": current.access_key or "(none)",
-        "Secret key": secret,
+        "Secret key": _masked(current.secret_key) if current.secret_key else "(none)",
         "Signature hash": current.hash_type,
         "Skip SSL certificate validation": "yes" if current.skip_sslcert_validation else "no",
     }
@@ -50,6 +52,12 @@ def config() -> None:
         return
     for label, value in rows.items():
         click.echo(f"{label}: {value}")
+
+
+def _masked(secret: str) -> str:
+    """First and last characters as the original shows them (spec/cli.md §13); of one too short for that, nothing."""
+    first, last = (secret[:_FIRST], secret[-_LAST:]) if len(secret) >= _LENGTH else ("", "")
+    return first + "*" * (_LENGTH - _FIRST - _LAST) + last
 
 
 for command in (create, restart, session):

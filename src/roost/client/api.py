@@ -11,7 +11,7 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Self
+from typing import IO, Any, Self
 from urllib.parse import quote
 
 import aiohttp
@@ -38,6 +38,7 @@ REVIVE_AFTER_S = 1.0
 """How long a crashed local server is left to whoever else may start it, such as a service manager."""
 
 _CONNECT_TIMEOUT_S = 10.0
+_PARTIAL_CONTENT = 206
 _LOST = (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError)
 
 
@@ -127,25 +128,39 @@ class Api:
                 await self._wait(patience, error)
 
     async def put_file(self, reference: str, remote: str, local: Path) -> None:
-        """Write one file of any size into a session."""
+        """Write one file of any size into a session; from its beginning again after a lost connection.
+
+        A pipe or a device gives nothing twice, so it is sent once.
+        """
         path = file_path(reference, remote)
-        with self._reaching(), local.open("rb") as content:
-            async with self._send("PUT", path, data=content, content_type="application/octet-stream"):
-                pass
+        patience = _Patience(REPEAT_FOR_S if local.is_file() else 0.0)
+        while True:
+            try:
+                with local.open("rb") as content:
+                    async with self._send("PUT", path, data=content, content_type="application/octet-stream"):
+                        return
+            except _LOST as error:
+                await self._wait(patience, error)
 
     async def get_file(self, reference: str, remote: str, local: Path) -> None:
         """Copy one file of a session to `local`; or a folder, as what lies in `local` then.
 
+        After a lost connection a file goes on where it broke off, if it has not changed since; a folder comes anew.
         A file takes its name when all of it is there.
         """
         path = file_path(reference, remote)
-        with self._reaching(), tempfile.TemporaryFile() as content:
-            async with self._send("GET", path, content_type="text/plain") as raw:
-                is_folder = raw.content_type == "application/x-tar"
-                async for piece in raw.content.iter_chunked(1 << 20):
-                    content.write(piece)
+        patience = _Patience(REPEAT_FOR_S)
+        with tempfile.TemporaryFile() as content:
+            download = _Download(content)
+            while not download.is_whole:
+                try:
+                    async with self._send("GET", path, content_type="text/plain", more=download.headers()) as raw:
+                        async for _ in download.receive(raw):
+                            patience.renew()
+                except _LOST as error:
+                    await self._wait(patience, error)
             content.seek(0)
-            await asyncio.to_thread(place, content, local, is_folder)
+            await asyncio.to_thread(place, content, local, download.is_folder)
 
     async def events(self, reference: str, run_id: str, after: int = 0) -> AsyncGenerator[Event, None]:
         """A run's events with a seq above `after`, each once, up to its `end`; survives lost connections.
@@ -234,6 +249,35 @@ class Api:
             yield
         except aiohttp.ClientConnectionError as error:
             raise Unreachable(f"cannot reach {self.target.endpoint}: {error}") from error
+
+
+class _Download:
+    """What has come of a file or folder, and how to ask for what is missing."""
+
+    def __init__(self, content: IO[bytes]) -> None:
+        self.is_folder = False
+        self.is_whole = False
+        self._content = content
+        self._etag: str | None = None
+
+    def headers(self) -> dict[str, str]:
+        """Of the next request: the rest, where the file is still the same."""
+        if self._etag is None or not self._content.tell():
+            return {}
+        return {"Range": f"bytes={self._content.tell()}-", "If-Range": self._etag}
+
+    async def receive(self, raw: aiohttp.ClientResponse) -> AsyncGenerator[None, None]:
+        """Take in an answer; gives something whenever less is missing than ever before."""
+        if raw.status != _PARTIAL_CONTENT:
+            self._content.seek(0)
+            self._content.truncate()
+        self.is_folder = raw.content_type == "application/x-tar"
+        self._etag = raw.headers.get("ETag")
+        async for piece in raw.content.iter_chunked(1 << 20):
+            self._content.write(piece)
+            if self._etag is not None:
+                yield
+        self.is_whole = True
 
 
 class _Patience:

@@ -14,12 +14,11 @@ import sys
 import termios
 
 from . import system
-from .words import write_all
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal
-    from typing import Iterable
+    from typing import Callable, Iterable
 
     from .words import Words
 else:
@@ -47,6 +46,7 @@ class Conversation:
     def __init__(self, words: Words) -> None:
         self._words = words
         self.interrupted = False
+        self._interrupting = False
         self._woken, self._waker = os.pipe()
         for descriptor in (self._woken, self._waker):
             os.set_blocking(descriptor, False)
@@ -54,11 +54,18 @@ class Conversation:
         signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
         signal.set_wakeup_fd(self._waker, warn_on_full_buffer=False)
 
-    def follow(self, child: Child, until: int | None = None, sending: tuple[int, bytes] | None = None) -> bool:
+    def follow(
+        self,
+        child: Child,
+        until: int | None = None,
+        sending: tuple[int, bytes] | None = None,
+        on_quiet: Callable[[], None] | None = None,
+    ) -> bool:
         """Serve a program until it ends, or until a descriptor can be read; whether it has ended.
 
         Args:
             sending: what to write meanwhile, and where, since a pipe does not take everything at once.
+            on_quiet: called now and again while nothing comes of an interrupt.
 
         Raises:
             EOFError: the runner has closed the conversation.
@@ -68,19 +75,27 @@ class Conversation:
             poll.register(descriptor, select.POLLIN)
         if until is not None:
             poll.register(until, select.POLLIN)
-        rest = sending[1] if sending is not None else b""
+        outlets = [child.input]
+        self._interrupting = False
         if sending is not None:
-            os.set_blocking(sending[0], False)
-            poll.register(sending[0], select.POLLOUT)
+            outlets.append(Outlet(sending[0]))
+            outlets[-1].write(sending[1])
+        full: dict[int, Outlet] = {}
         quiet_s = _LOOK_FIRST_S
         while True:
-            looking = bool(_CALLS) and not child.asked
+            # What came together with an earlier word is here already, and wakes nobody.
+            while self._words.have_begun():
+                self._hear(child)
+            # A shell that was interrupted before it has read its code would read it in the next run.
+            if self._interrupting and (sending is None or not (outlets[-1].is_full or holds(sending[0]))):
+                self._interrupting = False
+                # We are in its group, and ignore it.
+                os.killpg(os.getpgrp(), signal.SIGINT)
+            full = _wait_for_room(poll, outlets, full)
+            looking = self.interrupted or (bool(_CALLS) and not child.asked)
             came = dict(poll.poll(quiet_s * 1000 if looking else None))
-            if sending is not None and sending[0] in came:
-                rest = _write_some(sending[0], rest)
-                if not rest:
-                    poll.unregister(sending[0])
-                    sending = None
+            for descriptor in came.keys() & full.keys():
+                full[descriptor].flush()
             if self._words.descriptor in came:
                 self._hear(child)
                 quiet_s = _LOOK_FIRST_S
@@ -94,7 +109,9 @@ class Conversation:
             if child.has_ended():
                 return True
             if not came and looking:
-                if child.awaits_input():
+                if self.interrupted and on_quiet is not None:
+                    on_quiet()
+                if not child.asked and child.awaits_input():
                     child.asked = True
                     self._words.send({"op": "prompt", "text": "", "password": False})
                 quiet_s = min(2 * quiet_s, _LOOK_LAST_S)
@@ -107,9 +124,52 @@ class Conversation:
             child.asked = False
             child.feed(None if word.get("eof") else str(word["text"]))
         elif word["op"] == "interrupt":
-            self.interrupted = True
-            # We are in its group, and ignore it.
-            os.killpg(os.getpgrp(), signal.SIGINT)
+            self.interrupted = self._interrupting = True
+
+
+class Outlet:
+    """The end of a pipe that is written to without waiting for whoever reads."""
+
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor = descriptor
+        self.is_open = True
+        self._unsent = bytearray()
+        self._ending = False
+        os.set_blocking(descriptor, False)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether there is something to write, for which the pipe has no room yet."""
+        return bool(self._unsent)
+
+    def write(self, data: bytes) -> None:
+        """Write what the pipe takes, and the rest with each `flush`; nothing after the end."""
+        if self.is_open and not self._ending:
+            self._unsent += data
+            self.flush()
+
+    def end(self) -> None:
+        """Close it behind what was written."""
+        self._ending = True
+        self.flush()
+
+    def flush(self) -> None:
+        if self._unsent:
+            try:
+                del self._unsent[: os.write(self.descriptor, self._unsent)]
+            except BlockingIOError:
+                pass
+            except OSError:
+                self._unsent.clear()  # nobody reads any more
+        if self._ending and not self._unsent:
+            self.close()
+
+    def close(self) -> None:
+        """Close it, whatever is unsent."""
+        self._unsent.clear()
+        if self.is_open:
+            self.is_open = False
+            os.close(self.descriptor)
 
 
 class Child:
@@ -131,25 +191,24 @@ class Child:
         self.status: int | None = None
         self.cpu_seconds = 0.0
         self._reader, writer = os.pipe()
-        self._writer: int | None = writer
+        self.input = Outlet(writer)
         held = os.fstat(self._reader)
         self._pipe = held.st_dev, held.st_ino
-        self.pid = os.fork()
-        if self.pid == 0:
-            _become(argv, environ, {**(descriptors or {}), input_as: self._reader})
+        # An interrupt that comes while the child still ignores it, as we do, waits until it does not.
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+        try:
+            self.pid = os.fork()
+            if self.pid == 0:
+                _become(argv, environ, {**(descriptors or {}), input_as: self._reader})
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
 
     def feed(self, line: str | None) -> None:
-        """A line of input without its end, or the end of all input."""
-        if self._writer is None:
-            return
-        try:
-            if line is not None:
-                write_all(self._writer, (line + "\n").encode("utf-8", "surrogateescape"))
-                return
-        except OSError:
-            pass  # nobody reads any more
-        os.close(self._writer)
-        self._writer = None
+        """Give it a line of input without its end, or the end of all input, when it has room for that."""
+        if line is None:
+            self.input.end()
+        else:
+            self.input.write((line + "\n").encode("utf-8", "surrogateescape"))
 
     def has_ended(self) -> bool:
         if self.status is None:
@@ -182,29 +241,49 @@ class Child:
 
     def close(self) -> None:
         os.close(self._reader)
-        self.feed(None)
+        self.input.close()
 
     def awaits_input(self) -> bool:
         """Whether it, or a process that it started, waits for the pipe to have something."""
-        if self._writer is None or fcntl.ioctl(self._reader, termios.FIONREAD, bytes(4)) != bytes(4):
+        if not self.input.is_open or self.input.is_full or holds(self._reader):
             return False
-        return any(self._waits(pid, thread) for pid in _descendants(self.pid) for thread in _threads(pid))
+        threads = ((pid, thread) for pid in _descendants(self.pid) for thread in _threads(pid))
+        return any(_waits(pid, thread, self._pipe) for pid, thread in threads)
 
-    def _waits(self, pid: int, thread: int) -> bool:
-        try:
-            with open(f"/proc/{pid}/task/{thread}/syscall") as file:
-                number, *arguments = file.read().split()
-            call = _CALLS.get(int(number))
-            if call is None:
-                return False
-            first, second = int(arguments[0], 16), int(arguments[1], 16)
-            return any(self._is_ours(pid, descriptor) for descriptor in _waited_for(pid, call, first, second))
-        except (OSError, ValueError, IndexError, struct.error):
-            return False  # it runs, or is gone, or is not ours to look at
+    def awaits(self, pipe: int) -> bool:
+        """Whether its first thread waits for a pipe of ours, either end of it, to have something."""
+        held = os.fstat(pipe)
+        return _waits(self.pid, self.pid, (held.st_dev, held.st_ino))
 
-    def _is_ours(self, pid: int, descriptor: int) -> bool:
-        held = os.stat(f"/proc/{pid}/fd/{descriptor}")
-        return (held.st_dev, held.st_ino) == self._pipe
+
+def holds(pipe: int) -> bool:
+    """Whether it has what nobody has read yet; either end of it tells."""
+    return fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)) != bytes(4)
+
+
+def _wait_for_room(poll: select.poll, outlets: list[Outlet], before: dict[int, Outlet]) -> dict[int, Outlet]:
+    """Have those polled that are full, and no other; which these are."""
+    full = {outlet.descriptor: outlet for outlet in outlets if outlet.is_full}
+    for descriptor in before.keys() - full.keys():
+        poll.unregister(descriptor)
+    for descriptor in full:
+        poll.register(descriptor, select.POLLOUT)
+    return full
+
+
+def _waits(pid: int, thread: int, pipe: tuple[int, int]) -> bool:
+    """Whether a thread waits to read from the pipe of this device and inode."""
+    try:
+        with open(f"/proc/{pid}/task/{thread}/syscall") as file:
+            number, *arguments = file.read().split()
+        call = _CALLS.get(int(number))
+        if call is None:
+            return False
+        first, second = int(arguments[0], 16), int(arguments[1], 16)
+        waited_for = [os.stat(f"/proc/{pid}/fd/{one}") for one in _waited_for(pid, call, first, second)]
+        return any((held.st_dev, held.st_ino) == pipe for held in waited_for)
+    except (OSError, ValueError, IndexError, struct.error):
+        return False  # it runs, or is gone, or is not ours to look at
 
 
 def _waited_for(pid: int, call: str, first: int, second: int) -> Iterable[int]:
@@ -249,21 +328,12 @@ def _threads(pid: int) -> list[int]:
         return []
 
 
-def _write_some(descriptor: int, data: bytes) -> bytes:
-    """What is left when the descriptor takes no more; nothing where nobody will read it."""
-    try:
-        return data[os.write(descriptor, data) :]
-    except BlockingIOError:
-        return data
-    except OSError:
-        return b""
-
-
 def _become(argv: list[str], environ: dict[str, str], descriptors: dict[int, int]) -> None:
     try:
         signal.set_wakeup_fd(-1)
         for name in (signal.SIGINT, signal.SIGPIPE, signal.SIGCHLD):
             signal.signal(name, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
         # First out of the way of each other, then to their places.
         moved = {number: fcntl.fcntl(ours, fcntl.F_DUPFD, _SAFE) for number, ours in descriptors.items()}
         for number, ours in moved.items():

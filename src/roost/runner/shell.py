@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 
-from .child import Child, Conversation
+from .child import Child, Conversation, holds
 from .settling import become_worker
 from .words import Words, write_all
 
@@ -23,6 +23,8 @@ else:
     import _signal as signal
 
 _CODE, _STATUS, _INPUT, _ERRORS = 60, 61, 62, 63
+# A line without quotes, since an interrupt can cost it its beginning.
+_REPORT = "__roost_report"
 # Bash says "exit" on stderr when an interactive one ends.
 _SETUP = f"""\
 PS1= PS2=; unset PROMPT_COMMAND; set +H +o history; shopt -u checkwinsize
@@ -31,12 +33,12 @@ exit() {{
     if [ "$BASHPID" = "$$" ]; then builtin exit "${{@:-$__roost_status}}" 2>/dev/null; fi
     builtin exit "${{@:-$__roost_status}}"
 }}
+{_REPORT}() {{ printf "%s\\n" "${{1:-$?}}" >&{_STATUS}; }}
 exec 2>&{_ERRORS} {_ERRORS}>&-
 """
 _RUN = (
     f'IFS= read -r -d "" -u {_CODE} __roost_code && '
-    f'eval "$__roost_code" 0<&{_INPUT} {_CODE}<&- {_STATUS}>&- {_INPUT}<&-\n'
-    f'printf "%s\\n" "$?" >&{_STATUS}\n'
+    f'eval "$__roost_code" 0<&{_INPUT} {_CODE}<&- {_STATUS}>&- {_INPUT}<&-\n{_REPORT}\n'
 )
 _INTERRUPTED = 128 + signal.SIGINT
 
@@ -68,7 +70,7 @@ class _Shell:
         bash = self._bash
         before = bash.child.cpu_so_far()
         self._conversation.interrupted = False
-        has_ended = self._conversation.follow(bash.child, bash.status, bash.begin(code))
+        has_ended = self._conversation.follow(bash.child, bash.status, bash.begin(code), bash.report_again)
         cpu = max(0.0, bash.child.cpu_so_far() - before)
         status = bash.child.exit_code() if has_ended else bash.read_status()
         if has_ended:
@@ -100,6 +102,13 @@ class _Bash:
         self.child.asked = False
         self._tell(_RUN)
         return self._code, code.replace("\0", "").encode("utf-8", "surrogateescape") + b"\0"
+
+    def report_again(self) -> None:
+        """Have it report what an interrupt between two of its lines has kept it from reporting."""
+        is_back = self.child.awaits(self._lines) and not holds(self._lines)
+        # In this order: it reports before it goes back to reading.
+        if is_back and not holds(self.status):
+            self._tell(f"{_REPORT} {_INTERRUPTED}\n")
 
     def read_status(self) -> int:
         """The exit status that it has reported."""

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from roost.wire.errors import AgentError
+from roost.wire.errors import AgentError, KeeperGone
 
 START_TIMEOUT_S = 10.0
 ANSWER_TIMEOUT_S = 30.0
@@ -103,6 +103,10 @@ class KeeperClient:
             cgroups: `cgroup.procs` files that it joins before it runs.
             folder: the sandbox's folder.
             rlimits: `RLIMIT_…` name → value.
+
+        Raises:
+            KeeperGone: it died before it answered. Its child, if there is one, is in `sandbox.json` or never runs.
+            AgentError: it could not do it, or did not answer in time.
         """
         request = {
             "op": "spawn",
@@ -136,8 +140,10 @@ class KeeperClient:
                 await _send(self._socket, struct.pack(">I", len(body)) + body, descriptors)
             async with asyncio.timeout(ANSWER_TIMEOUT_S):
                 answer: dict[str, Any] = await future
-        except (OSError, TimeoutError) as error:
-            raise AgentError(f"the keeper did not answer: {error!r}") from error
+        except OSError as error:
+            # Since Python 3.11 a time that is up is one of these too.
+            kind = AgentError if isinstance(error, TimeoutError) else KeeperGone
+            raise kind(f"the keeper did not answer: {error!r}") from error
         finally:
             self._waiting.pop(request_id, None)
         if "error" in answer:
@@ -156,7 +162,7 @@ class KeeperClient:
                     buffer = buffer[4 + size :]
         for future in self._waiting.values():
             if not future.done():
-                future.set_exception(AgentError("the keeper is gone"))
+                future.set_exception(KeeperGone("the keeper is gone"))
 
     def _dispatch(self, message: dict[str, Any]) -> None:
         if message.get("event") == "exited":
@@ -197,4 +203,6 @@ async def _send(connection: socket.socket, message: bytes, descriptors: list[int
         sent = connection.sendmsg([message], ancillary)
     except BlockingIOError as error:
         raise AgentError("the keeper is overloaded") from error
-    await asyncio.get_running_loop().sock_sendall(connection, message[sent:])
+    # Not even nothing is sent to a keeper that has heard everything: it may have answered, and ended.
+    if sent < len(message):
+        await asyncio.get_running_loop().sock_sendall(connection, message[sent:])

@@ -189,6 +189,13 @@ class SandboxLost(AgentError):
     code = "sandbox-lost"
 
 
+class KeeperGone(AgentError):
+    """The process that starts this node's sandboxes has died."""
+
+    code = "keeper-gone"
+    hint = "the next request starts another one"
+
+
 def error_classes() -> Iterator[type[RoostError]]:
     """Every class of the tree, the root first."""
     waiting = [RoostError]

@@ -2,12 +2,13 @@
 
 import asyncio
 import contextlib
+import functools
 import io
 import secrets
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, Self
+from typing import Any, NoReturn, Self, TypeVar
 from urllib.parse import quote
 from uuid import UUID, uuid4
 
@@ -25,11 +26,13 @@ from roost.wire.ids import SESSION_NAME
 
 __all__ = ("ComputeSession",)
 
+T = TypeVar("T")
+
 MAX_UPLOAD_FILES = 20
 MAX_UPLOAD_BYTES = (1 << 20) - 1
 
 POLL_AGAIN_S = (0.05, 0.1, 0.2, 0.5, 1.0)
-"""The pauses after which a poll whose connection broke is repeated."""
+"""The pauses after which what may be sent again is, when its connection broke."""
 
 _BATCH_OPTIONS = {"clean": None, "build": None, "buildLog": False, "exec": None}
 
@@ -322,7 +325,8 @@ class ComputeSession(BaseFunction):
     ) -> Response:
         """Upload files from beneath `basedir` (here, if not given); folders with all that they hold.
 
-        Servers of ours take any number of files of any size, others 20 files below 1 MiB.
+        Servers of ours take any number of files of any size, others 20 files below 1 MiB. To ours a file is sent again
+        where its connection breaks.
 
         Args:
             show_progress: draw a bar on stderr, if that is a terminal.
@@ -335,8 +339,8 @@ class ComputeSession(BaseFunction):
         total = sum(path.stat().st_size for path, _ in found)
         with progress_bar("uploading", total if show_progress else None) as bar:
             if problem is None:
-                return await self._upload_form(found, bar)
-            response = [await self._upload_alone(path, remote, bar) for path, remote in found]
+                return await _again(functools.partial(self._upload_form, found), bar, if_files=found)
+            response = [await _again(functools.partial(self._upload_alone, *one), bar, if_files=[one]) for one in found]
             return response[-1]
 
     async def _upload_form(self, found: Iterable[tuple[Path, str]], bar: ProgressBar) -> Response:
@@ -363,7 +367,7 @@ class ComputeSession(BaseFunction):
     ) -> dict[str, list[str]]:
         """Download files and folders into the folder `dest`.
 
-        Servers of ours send any number of any size, others 5 of at most 1 MiB.
+        Servers of ours send any number of any size, and again where their connection breaks, others 5 of at most 1 MiB.
 
         Args:
             show_progress: draw a bar on stderr, if that is a terminal.
@@ -371,7 +375,9 @@ class ComputeSession(BaseFunction):
         paths = [Path(file).as_posix() for file in files]
         with progress_bar("downloading", 0 if show_progress else None) as bar:
             if current_session().is_roost:
-                names = [name for path in paths for name in await self._download_alone(path, Path(dest), bar)]
+                names = []
+                for path in paths:
+                    names += await _again(functools.partial(self._download_alone, path, Path(dest)), bar)
             else:
                 names = await self._download_archives(paths, Path(dest), bar)
         return {"file_names": names}
@@ -452,6 +458,42 @@ async def _create(path: str, body: Mapping[str, Any]) -> Any:
             raise
     async with request.fetch() as response:
         return await response.json()
+
+
+class _Attempt:
+    """What one attempt tells a bar of, to be taken back."""
+
+    def __init__(self, bar: ProgressBar) -> None:
+        self._bar = bar
+        self._told = 0
+
+    def update(self, n: int) -> None:
+        self._told += n
+        self._bar.update(n)
+
+    def take_back(self) -> None:
+        self._bar.update(-self._told)
+
+
+async def _again(
+    work: Callable[[ProgressBar], Awaitable[T]], bar: ProgressBar, *, if_files: Iterable[tuple[Path, str]] = ()
+) -> T:
+    """Do what servers of ours may be asked twice, again where its connection breaks.
+
+    Args:
+        if_files: what it reads; a pipe or a device gives nothing twice.
+    """
+    may_repeat = current_session().is_roost and all(path.is_file() for path, _ in if_files)
+    for pause_s in POLL_AGAIN_S if may_repeat else ():
+        attempt = _Attempt(bar)
+        try:
+            return await work(attempt)
+        except (aiohttp.ClientError, BackendClientError) as error:
+            if not _is_broken(error):
+                raise
+        attempt.take_back()
+        await asyncio.sleep(pause_s)
+    return await work(bar)
 
 
 def _is_broken(error: Exception) -> bool:

@@ -18,8 +18,10 @@ VERSION_IF_SILENT = "v5.20191215"
 
 _DOING = {hdrs.METH_DELETE: "kernel-destruction-failed", hdrs.METH_PATCH: "kernel-restart-failed"}
 
-BEGUN = web.RequestKey("begun", bool)
-"""Set on a request whose answer is on its way."""
+BEGUN = web.RequestKey("begun", web.StreamResponse)
+"""The answer of a request, once it is on its way."""
+CLIENT_IS_GONE = 499
+"""What is answered when nobody hears it; nginx's number for that."""
 
 log = structlog.get_logger(__name__)
 
@@ -41,7 +43,10 @@ async def answer_problems(request: web.Request, handler: Handler) -> web.StreamR
     except web.HTTPException as error:
         return problem("generic-bad-request", "The request cannot be handled.", msg=error.reason)
     except ConnectionError:
-        raise  # the client is gone: there is nobody to answer
+        if request.transport is not None and not request.transport.is_closing():
+            raise
+        # There is nobody to answer, and nothing to complain of: aiohttp finds out in silence that this goes nowhere.
+        return request.get(BEGUN) or web.Response(status=CLIENT_IS_GONE)
     except Exception:  # the last border: the client gets an answer, and we a record
         log.exception("request.failed", method=request.method, path=request.path)
         return problem("internal-server-error", "Something went wrong in the server.", hint="its log says what")
@@ -102,7 +107,7 @@ async def authenticate(request: web.Request, handler: Handler) -> web.StreamResp
 
 async def add_headers(request: web.Request, response: web.StreamResponse) -> None:
     """The headers that every response carries (spec/auth.md §1.1, §3)."""
-    request[BEGUN] = True
+    request[BEGUN] = response
     limit = NO_LIMIT if CALLER in request else UNAUTHORIZED_LIMIT
     response.headers["Server"] = "BackendAI"
     response.headers["X-RateLimit-Limit"] = response.headers["X-RateLimit-Remaining"] = str(limit)

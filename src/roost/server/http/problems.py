@@ -38,12 +38,13 @@ STATUSES: Mapping[str, int] = {
     "cannot-enforce": 400,
     "agent-failure": 500,
     "sandbox-lost": 500,
+    "keeper-gone": 500,
     "server-misconfigured": 500,
     "internal-server-error": 500,
 }
 """The status of each slug."""
 
-_OF_AGENTS = {"agent-failure", "sandbox-lost"}
+_OF_AGENTS = {"agent-failure", "sandbox-lost", "keeper-gone"}
 _ALWAYS_WITH_DATA: dict[str, Any] = {"too-many-sessions-matched": {"matches": []}, "session-already-exists": {}}
 """Official command lines read `data` of these without looking whether it is there (spec/errors.md §2)."""
 
