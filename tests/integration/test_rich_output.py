@@ -9,7 +9,7 @@ import pytest
 
 from roost.agent.interpreters import find_interpreters
 from roost.agent.supervisor import LocalAgent
-from roost.client.handle import Result, result_of
+from roost.client.results import Result, result_of
 from roost.wire.ids import new_session_id
 from roost.wire.mime import NOTE
 from roost.wire.runs import Event, EventKind, RunSpec

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from roost import SessionSettings
+from roost.client.blocking import session
 from roost.client.config import APIConfig
-from roost.client.handle import AsyncSessionHandle, async_session, session
+from roost.client.handle import AsyncSessionHandle, async_session
 from roost.client.session import AsyncSession
 from roost.wire.runs import EventKind, InterruptOutcome, RunStatus
 from tests.servers import Caller

@@ -10,7 +10,8 @@ import msgspec
 
 from roost.cli.screen import Running
 from roost.cli.sweeps import Combination, Stages
-from roost.client.handle import SessionSettings, session
+from roost.client.blocking import session
+from roost.client.handle import SessionSettings
 from roost.wire.mime import PLAIN
 from roost.wire.runs import Event, EventKind, InterruptOutcome, RunEnd, RunStatus
 

@@ -7,7 +7,7 @@ from typing import IO, Protocol
 
 import click
 
-from roost.client.handle import read_end
+from roost.client.results import read_end
 from roost.wire.mime import PLAIN, sentence_of
 from roost.wire.runs import Event, EventKind, InterruptOutcome, RunEnd
 

@@ -14,8 +14,8 @@ import click
 from roost.cli.output import fail, note
 from roost.cli.screen import Running, Screen, ask
 from roost.client.api import Api, find_target, session_path
+from roost.client.blocking import SessionHandle, session
 from roost.client.config import local_state_path
-from roost.client.handle import SessionHandle, session
 from roost.client.worker import Worker
 from roost.wire.errors import RoostError, SessionNotFound
 from roost.wire.runs import InterruptOutcome

@@ -1,44 +1,23 @@
-"""Handles on single sessions: `roost.session()` and `roost.async_session()`.
-
-```python
-with roost.session("class-7") as s:
-    s.run("x = 20")
-    print(s.run("x + 1").text)
-```
-"""
+"""Handles on single sessions: `roost.async_session()`; the one for code that waits is in `blocking.py`."""
 
 import asyncio
-import binascii
 import contextlib
 import secrets
 import uuid
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 import msgspec
 
 from roost.client.api import Api, Target, find_target, session_path
 from roost.client.errors import NotUnderstood
-from roost.client.worker import Worker
+from roost.client.results import Result, result_of
 from roost.wire.errors import InvalidParameters, NotFound, RoostError, SessionNotRunning
 from roost.wire.ids import SESSION_NAME, new_run_id
-from roost.wire.mime import PLAIN
-from roost.wire.reasons import Reason
-from roost.wire.runs import BatchStages, Cost, Event, EventKind, InterruptOutcome, RunEnd, RunStatus
+from roost.wire.runs import BatchStages, Event, EventKind, InterruptOutcome
 
-__all__ = (
-    "AsyncRun",
-    "AsyncSessionHandle",
-    "Result",
-    "Run",
-    "SessionHandle",
-    "SessionSettings",
-    "async_session",
-    "session",
-)
-
-T = TypeVar("T")
+__all__ = ("AsyncRun", "AsyncSessionHandle", "SessionSettings", "async_session")
 
 AnswerPrompt = Callable[[str, bool], str | None]
 """Answers a prompt, given its text and whether it asks for a password; None is end-of-file."""
@@ -66,60 +45,6 @@ class SessionSettings(msgspec.Struct, frozen=True, kw_only=True):
     tag: str | None = None
 
 
-class Result(msgspec.Struct, frozen=True, kw_only=True):
-    """What a run gave."""
-
-    text: str
-    """The last expression's value, else what was written to stdout."""
-    stdout: str
-    stderr: str
-    """What was written there; the traceback of an exception that nobody caught is part of it."""
-    exit_code: int
-    status: RunStatus
-    reason: Reason | None = None
-    cost: Cost = Cost()
-    stages: dict[str, int] = {}
-    """The exit codes of the stages `clean` and `build` of a batch run; that of `exec` is the run's own."""
-    display: list[dict[str, str]] = []
-    """What was displayed, the last expression's value included: for each the contents by MIME type, images in base64.
-    An update has taken the place of what it updates."""
-
-    @property
-    def html(self) -> str | None:
-        """The last HTML that was displayed."""
-        return self._last("text/html")
-
-    @property
-    def png(self) -> bytes | None:
-        """The last PNG image that was displayed."""
-        content = self._last("image/png")
-        try:
-            return None if content is None else binascii.a2b_base64(content)
-        except ValueError as error:
-            raise NotUnderstood(f"not an image in base64: {content!r:.100}") from error
-
-    def _last(self, mime: str) -> str | None:
-        return next((bundle[mime] for bundle in reversed(self.display) if mime in bundle), None)
-
-
-def session(
-    name: str | None = None,
-    image: str = "python",
-    keep: bool = False,
-    *,
-    settings: SessionSettings | None = None,
-    target: Target | None = None,
-    on_wait: OnWait | None = None,
-) -> "SessionHandle":
-    """A session by name, made if there is none; ends with the `with` block unless it was there before or is kept.
-
-    Args:
-        settings: what it is made with, if it is made.
-        on_wait: is told why the session cannot start yet, each reason once.
-    """
-    return SessionHandle(name, image, keep, settings=settings, target=target, on_wait=on_wait)
-
-
 def async_session(
     name: str | None = None,
     image: str = "python",
@@ -129,7 +54,12 @@ def async_session(
     target: Target | None = None,
     on_wait: OnWait | None = None,
 ) -> "AsyncSessionHandle":
-    """The same for `async with`."""
+    """A session by name, made if there is none; ends with the `with` block unless it was there before or is kept.
+
+    Args:
+        settings: what it is made with, if it is made.
+        on_wait: is told why the session cannot start yet, each reason once.
+    """
     return AsyncSessionHandle(name, image, keep, settings=settings, target=target, on_wait=on_wait)
 
 
@@ -326,12 +256,12 @@ class AsyncRun:
         self, *, answer: AnswerPrompt | Iterable[str] | None = None, on_stage: OnStage | None = None
     ) -> Result:
         """Wait for its end, answering its prompts (see `AsyncSessionHandle.run`)."""
-        ask = _asker(answer)
+        ask = asker(answer)
         events = []
         async with contextlib.aclosing(self.events()) as stream:
             async for event in stream:
                 events.append(event)
-                _tell_stage(event, on_stage)
+                tell_stage(event, on_stage)
                 if event.kind is EventKind.PROMPT:
                     await self.input(ask(event.data.get("text", ""), bool(event.data.get("password"))))
         return result_of(events)
@@ -362,144 +292,6 @@ class AsyncRun:
 
     def _path(self, *more: str) -> str:
         return session_path(self._handle.id, "runs", self.id, *more)
-
-
-class SessionHandle:
-    """One session, for code that waits; every method does what the one of `AsyncSessionHandle` does."""
-
-    def __init__(
-        self,
-        name: str | None,
-        image: str,
-        keep: bool,
-        *,
-        settings: SessionSettings | None = None,
-        target: Target | None = None,
-        on_wait: OnWait | None = None,
-    ) -> None:
-        self._handle = AsyncSessionHandle(name, image, keep, settings=settings, target=target, on_wait=on_wait)
-        self._worker: Worker | None = None
-
-    def __enter__(self) -> Self:
-        self._worker = Worker()
-        try:
-            self._worker.call(self._handle.__aenter__())
-        except BaseException:
-            self._worker.stop()
-            raise
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        try:
-            self.worker.call(self._handle.__aexit__(*exc_info))
-        finally:
-            self.worker.stop()
-            self._worker = None
-
-    @property
-    def name(self) -> str:
-        return self._handle.name
-
-    @property
-    def id(self) -> str:
-        return self._handle.id
-
-    @property
-    def existed(self) -> bool:
-        return self._handle.existed
-
-    @property
-    def worker(self) -> Worker:
-        if self._worker is None:
-            raise RuntimeError("use this inside its `with` block")
-        return self._worker
-
-    def run(
-        self, code: str, *, answer: AnswerPrompt | Iterable[str] | None = None, timeout_s: float | None = None
-    ) -> Result:
-        return self.start(code, timeout_s=timeout_s).result(answer=answer)
-
-    def run_batch(
-        self,
-        clean: str | None = None,
-        build: str | None = None,
-        exec: str | None = None,
-        *,
-        on_stage: OnStage | None = None,
-        answer: AnswerPrompt | Iterable[str] | None = None,
-        timeout_s: float | None = None,
-    ) -> Result:
-        return self.start_batch(clean, build, exec, timeout_s=timeout_s).result(answer=answer, on_stage=on_stage)
-
-    def start(
-        self, code: str, *, run_id: str | None = None, echo: bool = True, timeout_s: float | None = None
-    ) -> "Run":
-        worker = self.worker
-        started = self._handle.start(code, run_id=run_id, echo=echo, timeout_s=timeout_s)
-        return Run(worker, worker.call(started))
-
-    def start_batch(
-        self,
-        clean: str | None = None,
-        build: str | None = None,
-        exec: str | None = None,
-        *,
-        run_id: str | None = None,
-        timeout_s: float | None = None,
-    ) -> "Run":
-        worker = self.worker
-        started = self._handle.start_batch(clean, build, exec, run_id=run_id, timeout_s=timeout_s)
-        return Run(worker, worker.call(started))
-
-    def get_run(self, run_id: str) -> "Run":
-        return Run(self.worker, self._handle.get_run(run_id))
-
-    def upload(self, local: str | Path, remote: str | None = None) -> None:
-        self.worker.call(self._handle.upload(local, remote))
-
-    def download(self, remote: str, local: str | Path | None = None) -> Path:
-        return self.worker.call(self._handle.download(remote, local))
-
-    def complete(self, text: str) -> list[str]:
-        return self.worker.call(self._handle.complete(text))
-
-    def restart(self) -> None:
-        self.worker.call(self._handle.restart())
-
-    def destroy(self) -> dict[str, Any]:
-        return self.worker.call(self._handle.destroy())
-
-
-class Run:
-    """One run, for code that waits."""
-
-    def __init__(self, worker: Worker, run: AsyncRun) -> None:
-        self.id = run.id
-        self._worker = worker
-        self._run = run
-
-    def events(self, after: int = 0) -> Iterator[Event]:
-        return self._worker.iterate(self._run.events(after))
-
-    def result(self, *, answer: AnswerPrompt | Iterable[str] | None = None, on_stage: OnStage | None = None) -> Result:
-        # Prompts are answered here, in the caller's thread: whoever is asked may want to wait for a person.
-        ask = _asker(answer)
-        events = []
-        for event in self.events():
-            events.append(event)
-            _tell_stage(event, on_stage)
-            if event.kind is EventKind.PROMPT:
-                self.input(ask(event.data.get("text", ""), bool(event.data.get("password"))))
-        return result_of(events)
-
-    def input(self, text: str | None, *, prompt: int | None = None) -> None:
-        self._worker.call(self._run.input(text, prompt=prompt))
-
-    def interrupt(self, *, grace_s: float | None = None) -> InterruptOutcome:
-        return self._worker.call(self._run.interrupt(grace_s=grace_s))
-
-    def info(self) -> Any:
-        return self._worker.call(self._run.info())
 
 
 def creation_body(name: str, image: str, settings: SessionSettings) -> dict[str, Any]:
@@ -575,62 +367,18 @@ def waiting_prompt(event: Event, before: int | None) -> int | None:
     return None if event.kind in (EventKind.INPUT, EventKind.END) else before
 
 
-def result_of(events: Iterable[Event]) -> Result:
-    """Sum up a run's events.
-
-    Raises:
-        NotUnderstood: its `end` is missing or cannot be read.
-    """
-    written: dict[EventKind, list[str]] = {EventKind.STDOUT: [], EventKind.STDERR: []}
-    value: str | None = None
-    display: list[tuple[str | None, dict[str, str]]] = []
-    stages: dict[str, int] = {}
-    end: RunEnd | None = None
-    for event in events:
-        match event.kind:
-            case EventKind.STDOUT | EventKind.STDERR:
-                written[event.kind].append(str(event.data))
-            case EventKind.RESULT:
-                value = str(event.data.get("text", ""))
-                display.append((None, {PLAIN: value, **event.data.get("mime", {})}))
-            case EventKind.DISPLAY:
-                display = _with_display(display, event.data)
-            case EventKind.STAGE:
-                stages[str(event.data["stage"])] = int(event.data["exit_code"])
-            case EventKind.END:
-                end = read_end(event)
-            case _:
-                pass
-    if end is None:
-        raise NotUnderstood("the run's events stop before its end")
-    stdout = "".join(written[EventKind.STDOUT])
-    return Result(
-        text=value if value is not None else stdout,
-        stdout=stdout,
-        stderr="".join(written[EventKind.STDERR]),
-        exit_code=end.exit_code,
-        status=end.status,
-        reason=end.reason,
-        cost=end.cost,
-        stages=stages,
-        display=[bundle for _, bundle in display],
-    )
+def asker(answer: AnswerPrompt | Iterable[str] | None) -> AnswerPrompt:
+    """Who answers prompts: a function, or lines in their order and then nobody."""
+    if callable(answer):
+        return answer
+    lines = iter(() if answer is None else answer)
+    return lambda text, password: next(lines, None)
 
 
-def _with_display(
-    display: list[tuple[str | None, dict[str, str]]], data: dict[str, Any]
-) -> list[tuple[str | None, dict[str, str]]]:
-    identifier, bundle = data.get("display_id"), dict(data.get("mime", {}))
-    if data.get("update") and any(one == identifier for one, _ in display):
-        return [(one, bundle if one == identifier else before) for one, before in display]
-    return [*display, (identifier, bundle)]
-
-
-def read_end(event: Event) -> RunEnd:
-    try:
-        return msgspec.convert(event.data, RunEnd)
-    except msgspec.ValidationError as error:
-        raise NotUnderstood(f"the run's end cannot be read: {error}") from error
+def tell_stage(event: Event, on_stage: OnStage | None) -> None:
+    """Tell of the end of a stage, if that is what the event is and somebody wants to know."""
+    if event.kind is EventKind.STAGE and on_stage is not None:
+        on_stage(str(event.data["stage"]), int(event.data["exit_code"]))
 
 
 def _checked_name(name: str | None) -> str:
@@ -641,15 +389,3 @@ def _checked_name(name: str | None) -> str:
             f"not a session name: {name!r}", hint="4 to 64 letters, digits and underscores; dots and hyphens inside"
         )
     return name
-
-
-def _asker(answer: AnswerPrompt | Iterable[str] | None) -> AnswerPrompt:
-    if callable(answer):
-        return answer
-    lines = iter(() if answer is None else answer)
-    return lambda text, password: next(lines, None)
-
-
-def _tell_stage(event: Event, on_stage: OnStage | None) -> None:
-    if event.kind is EventKind.STAGE and on_stage is not None:
-        on_stage(str(event.data["stage"]), int(event.data["exit_code"]))
