@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from roost.agent.install import install_runner
@@ -17,6 +18,15 @@ from roost.agent.interpreters import remembering_interpreters
 from roost.agent.supervisor import FIRST_UID, UIDS_PER_DATA_DIR, LocalAgent, run_dir, session_uids
 from tests.agents import end
 from tests.servers import Caller, a_server
+
+# How long an example takes tells how busy the machine is.
+hypothesis.settings.register_profile(
+    "untimed",
+    parent=hypothesis.settings(),
+    deadline=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.load_profile("untimed")
 
 
 @pytest.fixture
