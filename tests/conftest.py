@@ -80,7 +80,7 @@ def _make_folder() -> Path:
     count = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
     while True:
         folder = Path(tempfile.mkdtemp(prefix="roost-test-", dir="/tmp"))
-        if (session_uids(folder).start - FIRST_UID) // UIDS_PER_DATA_DIR % count == number:
+        if (session_uids(folder).start - FIRST_UID) // UIDS_PER_DATA_DIR % count == number % count:
             return folder
         folder.rmdir()
 
