@@ -21,8 +21,10 @@ run: setup ## set up, then run examples/penguins
 serve: setup ## serve in the foreground
 	$(PY) -m roost.server
 
+# As many tests run at once; they wait as much as they work. JOBS=0 runs them in one process.
+JOBS ?= 2
 test: setup .venv/.languages ## run the tests
-	$(PY) -m pytest
+	$(PY) -m pytest -n $(JOBS) --dist worksteal
 
 .venv/.languages: .venv/.complete scripts/languages.sh
 	bash scripts/languages.sh

@@ -10,38 +10,79 @@ import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
-from roost.agent.supervisor import LocalAgent, run_dir
+from roost.agent.install import install_runner
+from roost.agent.interpreters import remembering_interpreters
+from roost.agent.supervisor import FIRST_UID, UIDS_PER_DATA_DIR, LocalAgent, run_dir, session_uids
 from tests.agents import end
 from tests.servers import Caller, a_server
+
+# How long an example takes tells how busy the machine is.
+hypothesis.settings.register_profile(
+    "untimed",
+    parent=hypothesis.settings(),
+    deadline=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.load_profile("untimed")
 
 
 @pytest.fixture
 def data_dir() -> Iterator[Path]:
     """A data folder that every session uid can traverse; pytest's own `tmp_path` is closed to them."""
-    folder = Path(tempfile.mkdtemp(prefix="roost-test-", dir="/tmp"))
+    folder = _make_folder()
     folder.chmod(0o711)
     yield folder
     _end_everything_of(folder)
     shutil.rmtree(folder, ignore_errors=os.getuid() != 0)
 
 
+@pytest.fixture(scope="session")
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What every agent makes in an empty data folder, and always in the same way: tests of processes look at that."""
+    folder = tmp_path_factory.mktemp("made-once")
+    (folder / "images").mkdir()
+    install_runner(folder)
+    remembering_interpreters(folder / "images" / "programs.json")
+    return folder
+
+
 @pytest.fixture
-async def agent(data_dir: Path) -> AsyncIterator[LocalAgent]:
-    agent = LocalAgent(data_dir)
+def used_data_dir(data_dir: Path, made_once: Path) -> Path:
+    """A data folder in which an agent has been before; that saves each of hundreds of them a tenth of a second."""
+    shutil.copytree(made_once, data_dir, dirs_exist_ok=True)
+    data_dir.chmod(0o711)
+    return data_dir
+
+
+@pytest.fixture
+async def agent(used_data_dir: Path) -> AsyncIterator[LocalAgent]:
+    agent = LocalAgent(used_data_dir)
     await agent.open()
     yield agent
     await end(agent)
 
 
 @pytest.fixture
-async def server(data_dir: Path) -> AsyncIterator[Caller]:
+async def server(used_data_dir: Path) -> AsyncIterator[Caller]:
     """A real server, as its administrator; what runs on it when the test ends is ended."""
-    async with a_server(data_dir) as caller:
+    async with a_server(used_data_dir) as caller:
         yield caller
         for session in (await caller("GET", "/session")).body:
             await caller("DELETE", f"/session/{session['id']}", params={"forced": "true"})
+
+
+def _make_folder() -> Path:
+    """A new folder. Test processes that run at once have no block of session uids in common (ADR 3)."""
+    number = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    count = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix="roost-test-", dir="/tmp"))
+        if (session_uids(folder).start - FIRST_UID) // UIDS_PER_DATA_DIR % count == number % count:
+            return folder
+        folder.rmdir()
 
 
 def _end_everything_of(data_dir: Path) -> None:

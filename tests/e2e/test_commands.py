@@ -33,9 +33,9 @@ def bare(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("ROOST_DATA_DIR", str(data_dir))
     yield data_dir
-    listed = command("ps").stdout
-    for line in listed.splitlines():
-        command("rm", line.split("\t")[0])
+    if any(data_dir.glob("sandboxes/*")):
+        for line in command("ps").stdout.splitlines():
+            command("rm", line.split("\t")[0])
     stop_local_server(data_dir)
 
 

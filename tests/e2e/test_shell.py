@@ -42,30 +42,39 @@ class Terminal:
         """What has been shown since the last call, up to this text."""
         deadline = time.monotonic() + timeout_s
         while text not in (shown := DECORATION.sub("", self._seen)):
-            ready = select.select([self._descriptor], [], [], max(0.0, deadline - time.monotonic()))[0]
-            assert ready, f"{text!r} is not in {shown!r}"
+            assert self._is_ready(deadline), f"{text!r} is not in {shown!r}"
             self._seen += os.read(self._descriptor, 65536).decode(errors="replace")
         before, _, rest = shown.partition(text)
         self._seen = rest
         return before
 
-    def run(self, keys: str, shown: str) -> None:
+    def run(self, text: str, shown: str) -> None:
         """Enter something, and wait for what it shows and the next prompt."""
-        self.press(keys + ENTER)
+        self.press_until_prompt(text + ENTER, shown)
+
+    def press_until_prompt(self, keys: str, shown: str) -> None:
+        """Press what brings one prompt more, and no key behind it.
+
+        One that comes between two prompts is not read as a key of the second: the terminal makes a NUL of Ctrl-D.
+        """
+        self.press(keys)
         self.wait_for(shown)
         self.wait_for(">>>")
 
     def read_rest(self, timeout_s: float = 30.0) -> str:
-        """What is shown until its program ends."""
+        """What is shown up to the end of the program."""
         deadline = time.monotonic() + timeout_s
         while True:
-            ready = select.select([self._descriptor], [], [], max(0.0, deadline - time.monotonic()))[0]
-            assert ready, f"the program goes on after {self._seen!r}"
+            assert self._is_ready(deadline), f"it goes on after {self._seen!r}"
             try:
                 piece = os.read(self._descriptor, 65536)
             except OSError:  # how Linux says that nobody has the other side
                 return self._seen
             self._seen += piece.decode(errors="replace")
+
+    def _is_ready(self, deadline: float) -> bool:
+        """Whether there is something to read, or nobody at the other side any more, in time."""
+        return bool(select.select([self._descriptor], [], [], max(0.0, deadline - time.monotonic()))[0])
 
 
 @contextmanager
@@ -158,10 +167,7 @@ async def test_prompts_are_answered_and_passwords_are_not_shown(
         terminal.wait_for(">>>")
         terminal.press("input('mo' + 're? ')" + ENTER)
         terminal.wait_for("more? ")
-        # Without Enter, which would be an empty line: Ctrl-D is lost where it comes between two prompts.
-        terminal.press(CTRL_D)
-        terminal.wait_for("EOFError")
-        terminal.wait_for(">>>")
+        terminal.press_until_prompt(CTRL_D, "EOFError")
 
     await use(act, "class-7")
 
@@ -172,7 +178,7 @@ async def test_interrupts_stop_a_run_and_then_its_interpreter(
     def act(terminal: Terminal) -> None:
         terminal.press("x = 1; print('o' + 'n'); import time; time.sleep(60)" + ENTER)
         terminal.wait_for("on")
-        terminal.run(CTRL_C, "KeyboardInterrupt")
+        terminal.press_until_prompt(CTRL_C, "KeyboardInterrupt")
         terminal.run("print(x + 41)", "42")
         terminal.press("half" + CTRL_C)
         terminal.wait_for(">>>")

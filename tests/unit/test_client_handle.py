@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import roost
+from roost.client import api
 from roost.client.api import Target
 from roost.client.errors import Unreachable
 from roost.wire.errors import InvalidParameters, NotAuthenticated, SessionNotFound
@@ -115,6 +116,19 @@ def test_a_start_whose_answer_is_lost_is_the_same_run(server: ClientServer, targ
     with roost.session(target=target) as s:
         assert s.run("hello").text == "21"
     assert len(server.runs) == 1
+
+
+def test_only_a_server_that_has_answered_is_waited_for_long(
+    server: ClientServer, target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(api, "UNKNOWN_FOR_S", 0.0)
+    server.lose_creations = 1
+    with pytest.raises(Unreachable), roost.session("class-7", target=target):
+        pass
+    with roost.session("class-7", target=target) as s:
+        server.lose_starts = 2
+        assert s.run("hello").text == "21"
+    assert [path for _, path in server.requests].count("/session") == 2
 
 
 def test_prompts_are_answered_or_end(target: Target) -> None:

@@ -34,6 +34,9 @@ GIVE_UP_AFTER_S = 30.0
 REPEAT_FOR_S = 10.0
 """How long a request that may be sent again is; a server that is started anew answers within it."""
 
+UNKNOWN_FOR_S = 2.0
+"""The same for a server that has never answered here: its address is more likely wrong than it is being started."""
+
 REVIVE_AFTER_S = 1.0
 """How long a crashed local server is left to whoever else may start it, such as a service manager."""
 
@@ -87,6 +90,8 @@ class Api:
 
     def __init__(self, target: Target) -> None:
         self.target = target
+        self._is_known = target.data_dir is not None
+        """Whether the server is known to be there: it has answered, or is this machine's own."""
 
     async def __aenter__(self) -> Self:
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_TIMEOUT_S)
@@ -117,7 +122,7 @@ class Api:
         """
         content = None if body is None else json.dumps(body).encode()
         content_type = "text/plain" if body is None else "application/json"
-        patience = _Patience(REPEAT_FOR_S if repeat else 0.0)
+        patience = _Patience((REPEAT_FOR_S if self._is_known else UNKNOWN_FOR_S) if repeat else 0.0)
         while True:
             try:
                 async with self._send(
@@ -239,6 +244,7 @@ class Api:
         headers = build_headers(self.target, method, url, content_type, datetime.now(UTC)) | dict(more or {})
         bare = ("Content-Type",) if content_type is None else ()
         async with self._http.request(method, url, data=data, headers=headers, skip_auto_headers=bare) as raw:
+            self._is_known = True
             if raw.status // 100 != 2:
                 raise problem_to_error(raw.status, await _read_json(raw))
             yield raw

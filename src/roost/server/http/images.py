@@ -14,7 +14,7 @@ from roost.server.http.views import image_view
 from roost.server.services.images import Plan, WantedImage
 from roost.wire.errors import RoostError
 
-KEEP_ALIVE_S = 5.0
+KEEP_ALIVE_S = 1.0
 """A build that has nothing to say for so long says that it lives, and learns whether anybody listens."""
 
 
