@@ -15,7 +15,8 @@ import pytest
 
 from roost.agent.install import install_runner
 from roost.agent.interpreters import remembering_interpreters
-from roost.agent.supervisor import FIRST_UID, UIDS_PER_DATA_DIR, LocalAgent, run_dir, session_uids
+from roost.agent.layout import FIRST_UID, UIDS_PER_DATA_DIR, run_dir, session_uids
+from roost.agent.supervisor import LocalAgent
 from tests.agents import end
 from tests.servers import Caller, a_server
 

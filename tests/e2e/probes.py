@@ -24,7 +24,9 @@ import psutil
 import structlog
 
 from roost.agent.interpreters import find_interpreters
-from roost.agent.supervisor import LocalAgent, SandboxFile, run_dir
+from roost.agent.layout import run_dir
+from roost.agent.records import SandboxFile
+from roost.agent.supervisor import LocalAgent
 from roost.agent.sweep import start_time
 from roost.runtimes import seccomp
 from roost.runtimes.base import Place, Runtime, SandboxHandle

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import aiohttp
 
-from roost.agent.supervisor import run_dir
+from roost.agent.layout import run_dir
 from roost.client.api import Target
 from roost.client.local import read_local_server
 from tests.servers import Caller

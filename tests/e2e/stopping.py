@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from roost.agent.supervisor import run_dir
+from roost.agent.layout import run_dir
 from roost.engines.local import LocalEngine
 from roost.runner import keeper
 from roost.runtimes.base import Place, SandboxHandle

@@ -10,7 +10,8 @@ import pytest
 
 from roost.agent import supervisor
 from roost.agent.interpreters import find_interpreters
-from roost.agent.supervisor import LocalAgent, run_dir, session_uids
+from roost.agent.layout import run_dir, session_uids
+from roost.agent.supervisor import LocalAgent
 from roost.runtimes import cgroups
 from roost.runtimes.bubblewrap import BubblewrapRuntime
 from roost.wire.ids import new_session_id

@@ -18,8 +18,9 @@ import pytest
 from roost.agent import supervisor
 from roost.agent.doctor import diagnose
 from roost.agent.interpreters import find_interpreters
+from roost.agent.layout import run_dir
 from roost.agent.link import RunnerLink
-from roost.agent.supervisor import LocalAgent, run_dir
+from roost.agent.supervisor import LocalAgent
 from roost.agent.sweep import remove_tree
 from roost.runtimes.bubblewrap import BubblewrapRuntime, find_bwrap
 from roost.runtimes.programs import first_closed

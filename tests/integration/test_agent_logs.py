@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from roost.agent.journal import SEGMENT_BYTES, LogWriter, encode_json
+from roost.agent.run_logs import IDLE_LOGS
 from roost.agent.runs import Kind
 from roost.agent.session_runs import SessionRuns
-from roost.agent.supervisor import IDLE_LOGS, LocalAgent
+from roost.agent.supervisor import LocalAgent
 from roost.wire.runs import RunEnd, RunSpec, RunState, RunStatus
 from tests.agents import end, output
 
@@ -53,7 +54,7 @@ async def test_only_so_many_logs_stay_open_and_all_can_be_read(agent: LocalAgent
     assert await asyncio.gather(*(said(agent, name) for name in NAMES * 2)) == NAMES * 2
 
     held = [path for path in Path("/proc/self/fd").iterdir() if str(data_dir / "logs") in os.path.realpath(path)]
-    assert len(agent._runs) == len(held) == IDLE_LOGS
+    assert len(agent._logs.open_names) == len(held) == IDLE_LOGS
 
 
 async def test_the_log_asked_for_last_stays_open(agent: LocalAgent) -> None:
@@ -61,7 +62,7 @@ async def test_the_log_asked_for_last_stays_open(agent: LocalAgent) -> None:
         await said(agent, NAMES[0])
         await said(agent, name)
 
-    assert list(agent._runs)[-2:] == [NAMES[0], NAMES[-1]]
+    assert agent._logs.open_names[-2:] == [NAMES[0], NAMES[-1]]
 
 
 async def test_cursors_that_move_in_logs_that_come_and_go_are_kept(agent: LocalAgent, data_dir: Path) -> None:

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from roost.agent.journal import LogWriter
-from roost.agent.supervisor import GOING, LocalAgent
+from roost.agent.run_logs import GOING
+from roost.agent.supervisor import LocalAgent
 from roost.wire.errors import SessionNotFound
 from tests.agents import end
 from tests.integration.test_agent_logs import make_log, said
@@ -64,7 +65,7 @@ async def test_logs_are_swept_again_and_again(data_dir: Path) -> None:
 
     await logs_are(data_dir, set())
 
-    assert agent._runs == {}
+    assert agent._logs.open_names == []
     await end(agent)
 
 

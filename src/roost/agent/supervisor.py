@@ -3,10 +3,8 @@
 import asyncio
 import contextlib
 import functools
-import hashlib
 import os
 import socket
-import tempfile
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
@@ -19,9 +17,11 @@ from roost.agent.environments import EnvironmentStore
 from roost.agent.files import HomeFiles
 from roost.agent.install import install_runner
 from roost.agent.interpreters import remembering_interpreters
-from roost.agent.journal import CAP_BYTES, LogWriter
+from roost.agent.journal import CAP_BYTES
+from roost.agent.layout import check_owner, run_dir, session_uids
+from roost.agent.records import SandboxFile, how_it_ended, load, read_exit, save
+from roost.agent.run_logs import KEEP_S, RunLogs
 from roost.agent.sandbox import LiveSandbox
-from roost.agent.session_runs import SessionRuns, until_written
 from roost.agent.sweep import boot_id, is_alive, kill_all, remove_group, remove_tree, start_time
 from roost.runtimes import cgroups
 from roost.runtimes.base import Place, Runtime, SandboxHandle
@@ -44,17 +44,7 @@ from roost.wire.sandboxes import (
     SandboxStats,
 )
 
-FIRST_UID = 200_000
-UIDS_PER_DATA_DIR = 50_000
-UID_BLOCKS = 1_000
 READY_TIMEOUT_S = 20.0
-KEEP_S = 30 * 86400.0
-"""How long the logs of sessions that have ended are kept, unless the operator says otherwise."""
-SWEEP_EVERY_S = 3600.0
-GOING = ".going-"
-"""Begins the name of a log that is being removed."""
-IDLE_LOGS = 64
-"""As many logs of sessions that nobody uses stay open."""
 TELLING_S = 1.0
 """How long a keeper may take to tell of an end that the agent has seen itself."""
 
@@ -64,31 +54,6 @@ _RESTARTED = Reason(
 )
 
 log = structlog.get_logger(__name__)
-
-
-class SandboxFile(msgspec.Struct, kw_only=True):
-    """`sandbox.json`: what recovery needs to know. The keeper adds pid, start time and boot id."""
-
-    spec: SandboxSpec
-    state: SandboxState
-    runtime: str
-    isolation: Isolation
-    socket: str
-    uid: int | None
-    launched_at: float
-    generation: int = 0
-    boot_id: str = ""
-    pid: int = 0
-    start_time: int = 0
-    init_pid: int = 0
-    init_start_time: int = 0
-
-    def pids(self) -> dict[int, int]:
-        """The processes that stand for the sandbox, by start time; none of another boot."""
-        if self.boot_id != boot_id():
-            return {}
-        pairs = ((self.pid, self.start_time), (self.init_pid, self.init_start_time))
-        return {pid: started for pid, started in pairs if pid and started}
 
 
 class LocalAgent(Agent):
@@ -103,18 +68,19 @@ class LocalAgent(Agent):
         log_keep_s: float = KEEP_S,
     ) -> None:
         self._data = data_dir
-        self._log_cap_bytes = log_cap_bytes
-        self._log_keep_s = log_keep_s
         self._run_dir = run_dir(data_dir)
         self._runtimes = runtimes if runtimes is not None else installed_runtimes()
         self._hierarchies = cgroups.Hierarchies()
         self._environments = EnvironmentStore(self._images)
-        self._writer: LogWriter | None = None
         self._keeper: KeeperClient | None = None
         self._runner = Path()
-        self._runs: dict[str, SessionRuns] = {}
-        """the logs that are open, the one asked for last at the end"""
-        self._opening: dict[str, asyncio.Task[None]] = {}
+        self._logs = RunLogs(
+            data_dir / "logs",
+            self._note_finished,
+            lambda session_id: (self._sandboxes / session_id).exists(),
+            cap_bytes=log_cap_bytes,
+            keep_s=log_keep_s,
+        )
         self._live: dict[str, LiveSandbox] = {}
         self._launching: dict[str, asyncio.Lock] = {}
         self._ended: asyncio.Queue[SandboxEnded] = asyncio.Queue()
@@ -129,24 +95,23 @@ class LocalAgent(Agent):
         for folder, mode in (
             (self._data, 0o711),
             (self._sandboxes, 0o711),
-            (self._logs, 0o700),
             (self._images, 0o711),
             (self._run_dir, 0o711),
         ):
             folder.mkdir(parents=True, exist_ok=True)
             if folder != self._data or os.access(folder, os.W_OK):
                 folder.chmod(mode)
-        _check_owner(self._run_dir)
+        check_owner(self._run_dir)
         self._runner = await asyncio.to_thread(install_runner, self._data)
+        self._logs.open()
         await self._environments.open()
         self._hierarchies = cgroups.here()
-        self._writer = LogWriter()
         self._keeper = KeeperClient(self._run_dir, self._runner, self._data / "keeper.log", self._on_exit)
         await self._keeper.open()
         for folder in sorted(self._sandboxes.iterdir()):
             await self._recover(folder)
         self._sweep_sockets()
-        self._spawn(self._sweep_logs())
+        self._logs.begin_sweeping()
 
     async def aclose(self) -> None:
         """Let go of everything; sandboxes and runs go on. A keeper that has nothing to keep ends."""
@@ -157,7 +122,7 @@ class LocalAgent(Agent):
         self._live.clear()
         for task in list(self._tasks):
             task.cancel()
-        await asyncio.gather(*self._tasks, *self._opening.values(), return_exceptions=True)
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._keeper is not None:
             if is_idle and self._keeper.is_connected:
                 try:
@@ -165,11 +130,7 @@ class LocalAgent(Agent):
                 except AgentError as error:
                     log.warning("keeper.not_retired", error=error.message)
             await self._keeper.aclose()
-        if self._writer is not None:
-            await asyncio.to_thread(self._writer.close)
-        for runs in self._runs.values():
-            runs.close()
-        self._runs.clear()
+        await self._logs.aclose()
 
     # Sandboxes
 
@@ -197,7 +158,7 @@ class LocalAgent(Agent):
     async def launch(self, spec: SandboxSpec) -> SandboxInfo:
         async with self._launching.setdefault(spec.session_id, asyncio.Lock()):
             if spec.session_id in self._live:
-                return self._info(self._load(spec.session_id))
+                return self._load(spec.session_id).info()
             launch = functools.partial(self._launch, spec)
             return await self._launch_or_undo(launch, functools.partial(self._end, spec.session_id))
 
@@ -283,11 +244,11 @@ class LocalAgent(Agent):
         record.state = SandboxState.RUNNING
         self._save(record)
         log.info("sandbox.launched", session_id=record.spec.session_id, runtime=record.runtime)
-        return self._info(record)
+        return record.info()
 
     async def _connect(self, record: SandboxFile, group: cgroups.SandboxGroup | None) -> None:
         session_id = record.spec.session_id
-        runs = await self._session_runs(session_id, make=True)
+        runs = await self._logs.of(session_id, make=True)
         sandbox = LiveSandbox(session_id, runs, group, record.spec.limits.mem_bytes, self._on_breach)
         try:
             await sandbox.connect(self._run_dir / record.socket, record.generation, record.uid, record.init_pid)
@@ -340,7 +301,7 @@ class LocalAgent(Agent):
         if (sandbox := self._live.get(session_id)) is not None:
             await sandbox.aclose()  # before the kill, as in `destroy`
         await self._stop(session_id)
-        runs = await self._session_runs(session_id, make=True)
+        runs = await self._logs.of(session_id, make=True)
         await runs.restart(_RESTARTED)
         (self._sandboxes / session_id / "launch.log").unlink(missing_ok=True)
         return await self._launch(record.spec, record)
@@ -361,7 +322,7 @@ class LocalAgent(Agent):
     async def sandboxes(self) -> list[SandboxInfo]:
         waiting = [path.name for path in self._sandboxes.iterdir() if path.name not in self._live]
         kept = [info for session_id in waiting if (info := self._kept(session_id)) is not None]
-        return [self._info(self._load(session_id)) for session_id in self._live] + kept
+        return [self._load(session_id).info() for session_id in self._live] + kept
 
     def _kept(self, session_id: str) -> SandboxInfo | None:
         """A sandbox of which only the home is left, for a restart."""
@@ -369,7 +330,7 @@ class LocalAgent(Agent):
             record = self._load(session_id)
         except (OSError, msgspec.DecodeError):
             return None
-        return self._info(record) if record.state is SandboxState.RESTARTING else None
+        return record.info() if record.state is SandboxState.RESTARTING else None
 
     async def ended(self) -> AsyncIterator[SandboxEnded]:
         while True:
@@ -402,11 +363,11 @@ class LocalAgent(Agent):
     async def read(
         self, session_id: str, run_id: str, *, after: int, max_bytes: int = 1 << 20, wait_s: float = 0.0
     ) -> Page:
-        runs = await self._session_runs(session_id)
+        runs = await self._logs.of(session_id)
         return await runs.read(run_id, after=after, max_bytes=max_bytes, wait_s=wait_s)
 
     async def runs(self, session_id: str) -> list[RunSummary]:
-        return [run.summary() for run in (await self._session_runs(session_id)).all()]
+        return [run.summary() for run in (await self._logs.of(session_id)).all()]
 
     async def finished(self) -> AsyncIterator[tuple[str, RunSummary]]:
         while True:
@@ -416,10 +377,10 @@ class LocalAgent(Agent):
         self._finished.put_nowait((session_id, run))
 
     async def cursor(self, session_id: str, run_id: str) -> int:
-        return (await self._session_runs(session_id)).run(run_id).cursor
+        return (await self._logs.of(session_id)).run(run_id).cursor
 
     async def move_cursor(self, session_id: str, run_id: str, seq: int) -> None:
-        runs = await self._session_runs(session_id)
+        runs = await self._logs.of(session_id)
         await runs.move_cursor(runs.run(run_id), seq)
 
     def files(self, session_id: str) -> SessionFiles:
@@ -448,17 +409,17 @@ class LocalAgent(Agent):
             if record.state is SandboxState.RESTARTING:
                 await self._stop(session_id)
                 with contextlib.suppress(SessionNotFound):
-                    await self._session_runs(session_id, lost=_RESTARTED)
+                    await self._logs.of(session_id, lost=_RESTARTED)
                 log.info("sandbox.kept_for_restart", session_id=session_id)
                 return
             code = "self-terminated" if record.boot_id == boot_id() else "node-lost"
         except (OSError, msgspec.DecodeError, AgentError) as error:
             log.warning("sandbox.not_recovered", session_id=session_id, error=str(error))
             code = "node-lost"
-        told = _read_exit(folder)
+        told = read_exit(folder)
         sentence = "the sandbox was gone when the agent came back"
         if told is not None:
-            sentence = f"{_how_it_ended(told)} while no agent was there"
+            sentence = f"{how_it_ended(told)} while no agent was there"
         reason = Reason(code=code, sentence=sentence)
         await self._end(session_id, reason)
         self._lost.append(_ended(session_id, reason, told))
@@ -469,32 +430,6 @@ class LocalAgent(Agent):
         for path in self._run_dir.glob("*.sock"):
             if path.name not in known:
                 path.unlink(missing_ok=True)
-
-    async def _sweep_logs(self) -> None:
-        """Remove the logs of sessions that ended long ago, now and again."""
-        while True:
-            for folder in await asyncio.to_thread(lambda: sorted(self._logs.iterdir())):
-                try:
-                    await self._sweep_log(folder)
-                except OSError as error:
-                    log.warning("log.not_removed", session_id=folder.name, error=str(error))
-            await asyncio.sleep(min(SWEEP_EVERY_S, self._log_keep_s))
-
-    async def _sweep_log(self, folder: Path) -> None:
-        session_id = folder.name
-        if not session_id.startswith(GOING):
-            runs = self._runs.get(session_id)
-            is_in_use = session_id in self._opening or (runs is not None and not runs.is_idle)
-            if is_in_use or (self._sandboxes / session_id).exists():
-                return
-            if time.time() - max(path.stat().st_mtime for path in (folder, *folder.iterdir())) < self._log_keep_s:
-                return
-            if runs is not None:
-                self._runs.pop(session_id).close()
-            # From here on nobody finds it, and who comes after a crash sees that it goes.
-            folder = folder.rename(folder.with_name(GOING + session_id))
-            log.info("log.expired", session_id=session_id)
-        await asyncio.to_thread(remove_tree, folder)
 
     async def _lose(
         self, session_id: str, sandbox: LiveSandbox, reason: Reason, message: dict[str, Any] | None = None
@@ -511,7 +446,7 @@ class LocalAgent(Agent):
         await self._stop(session_id)
         if reason is not None:
             with contextlib.suppress(SessionNotFound):
-                await self._session_runs(session_id, lost=reason)
+                await self._logs.of(session_id, lost=reason)
         # The folder goes last: whoever comes after a crash finds by it what there is left to do.
         await asyncio.to_thread(remove_tree, self._sandboxes / session_id)
 
@@ -537,7 +472,7 @@ class LocalAgent(Agent):
         sandbox = self._live.get(session_id)
         # An older child of the same session was ended by a restart.
         if sandbox is not None and message.get("pid") == self._load(session_id).pid:
-            reason = Reason(code="self-terminated", sentence=_how_it_ended(message))
+            reason = Reason(code="self-terminated", sentence=how_it_ended(message))
             self._spawn(self._lose(session_id, sandbox, reason, message))
 
     def _on_breach(self, session_id: str, error: str) -> None:
@@ -559,10 +494,6 @@ class LocalAgent(Agent):
     @property
     def _images(self) -> Path:
         return self._data / "images"
-
-    @property
-    def _logs(self) -> Path:
-        return self._data / "logs"
 
     def _choose(self, spec: SandboxSpec) -> Runtime:
         """The named runtime, else the strongest; `process` only by name."""
@@ -602,7 +533,7 @@ class LocalAgent(Agent):
         used = set()
         for path in self._sandboxes.glob("*/sandbox.json"):
             with contextlib.suppress(OSError, msgspec.DecodeError):
-                used.add(msgspec.json.decode(path.read_bytes(), type=SandboxFile).uid)
+                used.add(load(path.parent).uid)
         for uid in session_uids(self._data):
             if uid not in used:
                 return uid
@@ -616,108 +547,18 @@ class LocalAgent(Agent):
         return listener, path
 
     def _load(self, session_id: str) -> SandboxFile:
-        return msgspec.json.decode((self._sandboxes / session_id / "sandbox.json").read_bytes(), type=SandboxFile)
+        return load(self._sandboxes / session_id)
 
     def _save(self, record: SandboxFile) -> None:
-        path = self._sandboxes / record.spec.session_id / "sandbox.json"
-        making = path.with_suffix(".new")
-        making.touch(mode=0o600)
-        making.write_bytes(msgspec.json.encode(record))
-        making.rename(path)
-
-    def _info(self, record: SandboxFile) -> SandboxInfo:
-        return SandboxInfo(
-            session_id=record.spec.session_id,
-            state=record.state,
-            runtime=record.runtime,
-            isolation=record.isolation,
-            launched_at=record.launched_at,
-        )
+        save(self._sandboxes / record.spec.session_id, record)
 
     def _sandbox(self, session_id: str) -> LiveSandbox:
         sandbox = self._live.get(session_id)
         if sandbox is not None:
             return sandbox
-        if (self._logs / session_id).exists():
+        if self._logs.has(session_id):
             raise SessionNotRunning(f"the sandbox of session {session_id} is gone")
         raise SessionNotFound(f"this node has no session {session_id}")
-
-    async def _session_runs(self, session_id: str, *, make: bool = False, lost: Reason | None = None) -> SessionRuns:
-        """The runs of a session; if its sandbox is gone they are `lost`, also those that a full disk kept open.
-
-        Use them at once: after the caller's next await they may be closed.
-        """
-        if lost is not None and session_id in self._runs:
-            await self._lose_runs(session_id, self._runs[session_id], lost)
-        while session_id not in self._runs:
-            if not make and not (self._logs / session_id).exists():
-                raise SessionNotFound(f"this node has no session {session_id}")
-            if session_id not in self._opening:
-                lost = lost or Reason(code="node-lost", sentence="the sandbox is gone")
-                opening = asyncio.create_task(self._open_runs(session_id, None if make else lost))
-                self._opening[session_id] = opening
-                opening.add_done_callback(lambda _: self._opening.pop(session_id))
-            # Not cancelled with one caller: others may wait for it too.
-            await asyncio.shield(self._opening[session_id])
-        self._runs[session_id] = self._runs.pop(session_id)
-        return self._runs[session_id]
-
-    async def _open_runs(self, session_id: str, lost: Reason | None) -> None:
-        assert self._writer is not None
-        on_ended = functools.partial(self._note_finished, session_id)
-        runs = await asyncio.to_thread(
-            SessionRuns, self._logs / session_id, self._writer, on_ended, self._log_cap_bytes
-        )
-        if lost is not None:
-            await self._lose_runs(session_id, runs, lost)
-        self._runs[session_id] = runs
-        idle = [name for name, runs in self._runs.items() if runs.is_idle and name != session_id]
-        for closing in [self._runs.pop(name) for name in idle[: max(0, len(idle) + 1 - IDLE_LOGS)]]:
-            await asyncio.to_thread(closing.close)
-
-    async def _lose_runs(self, session_id: str, runs: SessionRuns, reason: Reason) -> None:
-        try:
-            await runs.lose(reason)
-        except AgentError:
-            self._spawn(until_written(session_id, functools.partial(runs.lose, reason), asyncio.Event()))
-
-
-def run_dir(data_dir: Path) -> Path:
-    """The folder of a data folder's sockets; short, since a socket's path has at most 107 bytes."""
-    digest = hashlib.sha256(str(data_dir.resolve()).encode()).hexdigest()[:8]
-    if os.getuid() == 0:
-        return Path("/run/roost") / digest
-    base = os.environ.get("XDG_RUNTIME_DIR")
-    if base:
-        return Path(base) / "roost" / digest
-    return Path(tempfile.gettempdir()) / f"roost-{os.getuid()}" / digest
-
-
-def session_uids(data_dir: Path) -> range:
-    """The uids of a data folder's sessions; two servers on one machine most likely share none."""
-    digest = hashlib.sha256(str(data_dir.resolve()).encode()).digest()
-    first = FIRST_UID + int.from_bytes(digest[:4], "big") % UID_BLOCKS * UIDS_PER_DATA_DIR
-    return range(first, first + UIDS_PER_DATA_DIR)
-
-
-def _check_owner(folder: Path) -> None:
-    for path in (folder, folder.parent):
-        if path.stat().st_uid != os.getuid():
-            raise AgentError(f"{path} belongs to another user", hint="set XDG_RUNTIME_DIR to a folder of your own")
-
-
-def _read_exit(folder: Path) -> dict[str, Any] | None:
-    """What the keeper wrote down of a sandbox's end; None where it wrote nothing."""
-    try:
-        told = msgspec.json.decode((folder / "exit.json").read_bytes())
-    except (OSError, msgspec.DecodeError):
-        return None
-    return told if isinstance(told, dict) else None
-
-
-def _how_it_ended(message: dict[str, Any]) -> str:
-    how = f"signal {message['signal']}" if message.get("signal") else f"status {message.get('exit_code')}"
-    return f"the sandbox's first process ended with {how}"
 
 
 def _ended(session_id: str, reason: Reason, message: dict[str, Any] | None) -> SandboxEnded:
