@@ -21,6 +21,8 @@ from roost.wire.environments import Environment, EnvironmentRequest
 from tests.packages import a_wheel, only_wheels_of
 from tests.servers import Caller, a_server
 
+LATER = '[project]\ndependencies = ["tool"]\nrequires-python = ">=3.99"\n'
+
 
 @pytest.fixture(autouse=True)
 def index(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -301,6 +303,7 @@ async def test_a_package_without_wheels_is_named(server: Caller, index: Path) ->
         ({"name": "analysis:1", "requirements": "# nothing"}, 400, "invalid-api-params"),
         ({"name": "analysis:1", "requirements": "-r other.txt"}, 400, "invalid-api-params"),
         ({"name": "analysis:1", "pyproject": "[project"}, 400, "invalid-api-params"),
+        ({"name": "analysis:1", "pyproject": LATER}, 400, "invalid-api-params"),
         ({"name": "../x", "requirements": "tool"}, 400, "invalid-api-params"),
         ({"name": "analysis:-", "requirements": "tool"}, 400, "invalid-api-params"),
         ({"name": "analysis:1", "requirements": "tool", "sdist": True}, 400, "invalid-api-params"),

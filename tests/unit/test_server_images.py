@@ -4,7 +4,7 @@ import pytest
 
 from roost.agent.uv import by_pip, failure
 from roost.server.domain.images import MAX_HOPS, Image, check_alias, check_reference, find_image, follow, labelled
-from roost.server.domain.requirements import read_pyproject, read_requirements
+from roost.server.domain.requirements import may_be, read_pyproject, read_requirements
 from roost.wire.errors import ImageNotFound, InvalidParameters
 from roost.wire.sandboxes import Interpreter
 
@@ -133,7 +133,7 @@ def test_what_is_no_plain_requirement_is_refused(line: str) -> None:
 def test_the_dependencies_of_a_project_are_its_requirements() -> None:
     text = '[project]\nname = "x"\ndependencies = ["numpy>=2", "pandas"]\n[tool.uv]\nmanaged = true\n'
 
-    assert read_pyproject(text) == "numpy>=2\npandas\n"
+    assert read_pyproject(text, "3.11") == "numpy>=2\npandas\n"
 
 
 @pytest.mark.parametrize(
@@ -147,12 +147,43 @@ def test_the_dependencies_of_a_project_are_its_requirements() -> None:
         ('[project]\ndependencies = ["a @ file:///etc"]', "not a wheel"),
         ('[project]\ndependencies = ["-r x"]', "options"),
         ("[project]\ndependencies = []", "no requirements"),
+        ('[project]\ndependencies = ["a"]\nrequires-python = ">=3.12"', "for Python >=3.12, and this image has 3.11"),
+        ('[project]\ndependencies = ["a"]\nrequires-python = 3.12', "for Python 3.12"),
         ('[project]\ndependencies = ["a"]\n[tool.uv.sources]\na = {path = "/etc"}', "places of its own"),
     ],
 )
 def test_a_project_that_does_not_simply_say_what_it_needs_is_refused(text: str, said: str) -> None:
     with pytest.raises(InvalidParameters, match=said):
-        read_pyproject(text)
+        read_pyproject(text, "3.11")
+
+
+@pytest.mark.parametrize(
+    ("wanted", "fits"),
+    [
+        ("", True),
+        (">=3.9", True),
+        (">= 3.11", True),
+        (">=3.11.4", True),
+        (">3.11", True),
+        (">=3.12.0rc1", False),
+        (">=3.9,<3.11", False),
+        ("<=3.11", True),
+        ("<3.12, !=3.10.*", True),
+        ("!=3.11.*", False),
+        ("!=3.11.2", True),
+        ("==3.11.*", True),
+        ("==3.10.*", False),
+        ("==3.11.2", True),
+        ("~=3.9", True),
+        ("~=3.11.4", True),
+        ("~=3.10.1", False),
+        (">=3.11.4,<3.11.4", False),
+        (">=4", False),
+        ("nonsense", False),
+    ],
+)
+def test_a_project_says_which_pythons_it_is_for(wanted: str, fits: bool) -> None:
+    assert may_be("3.11", wanted) == fits
 
 
 def test_what_pip_was_told_holds_for_uv_unless_uv_was_told_itself() -> None:

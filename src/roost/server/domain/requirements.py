@@ -8,6 +8,8 @@ from roost.wire.errors import InvalidParameters
 _NAME = r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?"
 _REQUIREMENT = re.compile(rf"{_NAME}\s*(?:\[[^\]]*\])?\s*(?:$|[<>=!~(;@\s].*)", re.DOTALL)
 _DIRECT = re.compile(rf"{_NAME}\s*(?:\[[^\]]*\])?\s*@\s*(\S+)")
+_PYTHON = re.compile(r"(~=|==|!=|<=|>=|<|>)\s*(\d+(?:\.\d+)*)(\.\*)?(?:(?:a|b|rc)\d+)?")
+_PATCHES = 100
 _HASH = re.compile(r"\s--hash[= ]\S+")
 
 
@@ -27,11 +29,15 @@ def read_requirements(text: str) -> str:
     return "".join(f"{requirement}\n" for requirement in requirements)
 
 
-def read_pyproject(text: str) -> str:
+def read_pyproject(text: str, python: str) -> str:
     """The dependencies of a `pyproject.toml`, one to a line.
 
+    Args:
+        python: the version that they are for, such as `3.11`.
+
     Raises:
-        InvalidParameters: it is no such file, or its dependencies are not simply written down in it.
+        InvalidParameters: it is no such file, is not for that Python, or its dependencies are not simply written down
+            in it.
     """
     try:
         document = tomllib.loads(text)
@@ -44,6 +50,12 @@ def read_pyproject(text: str) -> str:
         raise InvalidParameters(
             "the pyproject.toml leaves its dependencies to a program", hint="send a requirements.txt instead"
         )
+    wanted = project.get("requires-python", "")
+    if not (isinstance(wanted, str) and may_be(python, wanted)):
+        raise InvalidParameters(
+            f"the pyproject.toml is for Python {wanted}, and this image has {python}",
+            hint="name another version with `python`, or correct requires-python",
+        )
     tool = document.get("tool")
     uv = tool.get("uv") if isinstance(tool, dict) else None
     if isinstance(uv, dict) and uv.get("sources"):
@@ -55,6 +67,36 @@ def read_pyproject(text: str) -> str:
     if not isinstance(dependencies, list) or not all(isinstance(one, str) for one in dependencies):
         raise InvalidParameters("the dependencies of the pyproject.toml are no list of texts")
     return read_requirements("\n".join(" ".join(one.split()) for one in dependencies))
+
+
+def may_be(python: str, wanted: str) -> bool:
+    """Whether a Python of this minor version may be one of `requires-python`; not if that is nonsense."""
+    clauses = [clause.strip() for clause in wanted.split(",") if clause.strip()]
+    read = [match for clause in clauses if (match := _PYTHON.fullmatch(clause))]
+    if len(read) < len(clauses):
+        return False
+    bounds = [(match[1], _numbers(match[2]), bool(match[3])) for match in read]
+    # Which patch of it the nodes have is not known here.
+    candidates = ((*_numbers(python), patch) for patch in range(_PATCHES))
+    return any(all(_is_within(one, *bound) for bound in bounds) for one in candidates)
+
+
+def _is_within(python: tuple[int, ...], operator: str, bound: tuple[int, ...], is_prefix: bool) -> bool:
+    whole = (*bound, 0, 0)[: max(3, len(bound))]
+    match operator:
+        case "==" | "!=":
+            is_equal = python[: len(bound)] == bound if is_prefix else python == whole
+            return is_equal == (operator == "==")
+        case "~=":
+            return python >= whole and python[: len(bound) - 1] == bound[:-1]
+        case ">=" | ">":
+            return python > whole or (operator == ">=" and python == whole)
+        case _:
+            return python < whole or (operator == "<=" and python == whole)
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split("."))
 
 
 def _check(requirement: str) -> None:

@@ -126,7 +126,7 @@ class Images:
             raise InvalidParameters("send either `requirements` or `pyproject`")
         labelled(base, wanted.labels)
         if wanted.pyproject is not None:
-            requirements = read_pyproject(wanted.pyproject)
+            requirements = read_pyproject(wanted.pyproject, base.interpreter.version)
         else:
             requirements = read_requirements(wanted.requirements or "")
         return Plan(reference=reference, base=base, requirements=requirements, labels=wanted.labels)
