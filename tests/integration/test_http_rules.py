@@ -106,6 +106,19 @@ async def test_a_body_that_cannot_be_read_is_a_400(server: Caller, token: str, b
             assert raw.content_type == "application/problem+json"
 
 
+@pytest.mark.parametrize("headers", [{}, {"Idempotency-Key": "k"}])
+async def test_a_body_that_is_nested_too_deeply_is_a_400(server: Caller, headers: dict[str, str]) -> None:
+    nested: list[Any] = []
+    for _ in range(500):
+        nested = [nested]
+    body = {"name": "class-7", "image": "python", "config": {"resource_opts": {"x": nested}}}
+
+    for path in ("/session", "/session/_/create"):
+        reply = await server("POST", path, body, headers=headers)
+        assert (reply.status, reply.slug) == (400, "invalid-api-params")
+        assert "nested" in reply.body["msg"]
+
+
 async def test_a_body_that_is_not_as_it_is_encoded_is_a_400(
     server: Caller, caplog: pytest.LogCaptureFixture, token: str
 ) -> None:

@@ -178,6 +178,29 @@ async def test_each_version_has_its_keys_of_config(
         assert list(reply.body["data"]["config"].values()) == ["not an allowed key"]
 
 
+@pytest.mark.parametrize(
+    "environ",
+    [
+        {"": "x"},
+        {"A=B": "x"},
+        {"A\0": "x"},
+        {"A": "\0"},
+        {"A": "x" * (128 << 10)},
+        {f"A{number}": "x" * 100_000 for number in range(11)},
+    ],
+    ids=["no name", "=", "null in name", "null", "long", "long together"],
+)
+async def test_an_environment_that_no_program_could_be_given_is_refused(
+    server: Caller, environ: dict[str, str]
+) -> None:
+    body = {"name": "class-7", "image": "python", "config": {"environ": environ}}
+
+    reply = await server("POST", "/session", body)
+
+    assert (reply.status, reply.slug) == (400, "invalid-api-params")
+    assert reply.body["data"]["config"]["environ"]
+
+
 async def test_the_environment_is_the_users_and_the_sessions(server: Caller) -> None:
     made = await create(server, config={"environ": {"A": "1", "BACKENDAI_SESSION_NAME": "lie"}})
 

@@ -10,6 +10,7 @@ from aiohttp import WSMsgType, web
 
 from roost.server.domain.sessions import Session
 from roost.server.http.context import platform_of, session_of
+from roost.server.http.params import parse_json
 from roost.server.http.work import Work, read_start
 from roost.server.services.runs import Polled, Runs
 from roost.wire.errors import InvalidParameters, RoostError
@@ -152,11 +153,7 @@ async def _send(socket: web.WebSocketResponse, message: dict[str, Any]) -> None:
 
 
 def _read_start(text: Any) -> Work:
-    try:
-        start = orjson.loads(text)
-    except orjson.JSONDecodeError as error:
-        raise InvalidParameters(f"the first message is not JSON: {error}") from None
-    return read_start(start)
+    return read_start(parse_json(text, "the first message"))
 
 
 def _part_view(part: Polled) -> dict[str, Any]:
