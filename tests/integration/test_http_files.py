@@ -42,11 +42,8 @@ async def test_what_was_uploaded_is_listed_and_comes_back(session: Caller) -> No
 
     listed = (await session("GET", "/session/class-7/files", {"path": "dir"})).body
     tars = await session("GET", "/session/class-7/download", {"files": ["dir", "/home/work/b.bin"]})
-    bare = await session(
-        "GET",
-        "/session/class-7/download_single",
-        params={"file": "b.bin"},
-    )
+    bare = await session("GET", "/session/class-7/download_single", params={"file": "b.bin"})
+    posted = await session("POST", "/session/class-7/download_single", {"file": "b.bin"})
 
     assert [(one["filename"], one["size"], one["mode"]) for one in json.loads(listed["files"])] == [
         ("a.txt", 1000, "-rw-r--r--")
@@ -54,6 +51,7 @@ async def test_what_was_uploaded_is_listed_and_comes_back(session: Caller) -> No
     assert (listed["errors"], listed["abspath"]) == ("", "dir")
     assert tars.headers["Content-Type"].startswith("multipart/mixed")
     assert tars.body.count(b"Content-Encoding: identity") == 2
+    assert (posted.status, posted.body) == (200, bare.body)
     with tarfile.open(fileobj=io.BytesIO(bare.body)) as tar:  # clients before API version 7 get a tar
         assert tar.extractfile("b.bin").read() == bytes(range(256))  # type: ignore[union-attr]
 

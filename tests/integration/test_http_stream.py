@@ -81,6 +81,14 @@ async def test_a_start_that_makes_no_sense_is_told_in_a_frame(session: Caller, s
     assert frame["msg"]
 
 
+async def test_what_is_wrong_with_options_is_told_in_a_frame(session: Caller) -> None:
+    async with connected(session) as socket:
+        await socket.send_json({"mode": "batch", "options": {"nope": 1}})
+        [frame] = await frames(socket)
+
+    assert "nope" in frame["msg"]
+
+
 async def test_what_is_wrong_before_the_handshake_is_plain_http(session: Caller) -> None:
     for ref, query, status in (("nobody", {}, 404), ("class-7", {"on_disconnect": "continue"}, 400)):
         with pytest.raises(aiohttp.WSServerHandshakeError) as refused:

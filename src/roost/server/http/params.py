@@ -39,15 +39,15 @@ SINCE = {
 UNTIL = {"cluster_size": (6, "")}
 """The first whose `config` has it no more."""
 
-_TRUE = {"1", "t", "true", "y", "yes", "on"}
-_FALSE = {"0", "f", "false", "n", "no", "off"}
+_TRUE = {"1", "1.0", "t", "true", "y", "yes", "on"}
+_FALSE = {"0", "f", "false", "n", "no", "off", "none"}
 
 
 def _boolish(value: Any) -> Any:
-    text = str(value).lower()
+    text = str(value).lower() if value is not None else "null"
     if text in _TRUE | _FALSE:
         return text in _TRUE
-    raise ValueError("not a boolean")
+    raise ValueError("must be true or false")
 
 
 def _session_name(value: Any) -> Any:
@@ -369,4 +369,8 @@ def _told(error: ValidationError) -> dict[str, Any]:
     return told
 
 
-_MESSAGES = {"missing": "required", "extra_forbidden": "not an allowed key"}
+_MESSAGES = {
+    "missing": "required",
+    "extra_forbidden": "not an allowed key",
+    "model_type": "must be an object",
+}

@@ -91,7 +91,8 @@ class _Execution:
             reader = asyncio.create_task(self._read_lines(), name=f"stream-{started}")
             await self._follow(started, reader)
         except RoostError as error:
-            await _send(self._socket, {"status": "error", "msg": error.message})
+            faults = f": {orjson.dumps(error.data).decode()}" if error.data is not None else ""
+            await _send(self._socket, {"status": "error", "msg": error.message + faults})
         except (_Disconnected, ConnectionError):
             if started is not None and not self._goes_on:
                 with contextlib.suppress(RoostError):  # the session has ended meanwhile, and the run with it
