@@ -12,6 +12,7 @@ import aiohttp
 import pytest
 
 from roost.client.api import build_headers, build_url
+from roost.server.http import stream
 from tests.servers import Caller, a_server
 
 
@@ -109,6 +110,28 @@ async def test_a_client_that_goes_takes_its_run_along(session: Caller, abruptly:
     events = await session.events("class-7", "r1")
 
     assert json.loads(events[-1].data)["status"] == "interrupted"
+
+
+async def test_a_client_that_goes_is_heard_behind_lines_that_were_typed_ahead(session: Caller) -> None:
+    async with connected(session) as socket:
+        await socket.send_json({"code": "import time; print('up'); time.sleep(60)", "mode": "query"})
+        for number in range(1000):
+            await socket.send_str(f"line {number}")
+        assert "up" in (await socket.receive()).data
+
+    assert (await session.execute("class-7", "'free'"))["console"] == [["stdout", "'free'"]]
+
+
+async def test_there_is_an_end_to_what_may_be_typed_ahead(session: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream, "TYPED_AHEAD", 2)
+    async with connected(session) as socket:
+        await socket.send_json({"code": "import time; time.sleep(60)", "mode": "query"})
+        for number in range(3):
+            await socket.send_str(f"line {number}")
+        seen = await frames(socket)
+
+    assert (seen[-1]["status"], "prompts" in seen[-1]["msg"]) == ("error", True)
+    assert (await session.execute("class-7", "'free'"))["console"] == [["stdout", "'free'"]]
 
 
 async def test_a_named_run_may_outlive_its_client(session: Caller) -> None:
