@@ -6,6 +6,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from structlog.testing import capture_logs
 
 from roost.testing.engine import FakeAgent, FakeEngine
 from roost.wire.errors import AgentError, CannotEnforce, Conflict, Forbidden, SessionNotRunning
@@ -225,9 +226,10 @@ async def test_an_end_while_it_is_restarted_leaves_no_sandbox(world: World, forc
 
     await world.scheduler.end(now, ASKED, forced=forced)
     world.agent.may_launch.set()
-    with pytest.raises(Conflict):
+    with capture_logs() as logs, pytest.raises(Conflict):
         await restarting
 
+    assert not [entry for entry in logs if entry["log_level"] == "error"]
     assert (await world.ledger.get(session.id)).state is S.TERMINATED
     assert world.agent.running == {}
     assert list(await world.engine.reservations()) == []

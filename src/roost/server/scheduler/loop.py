@@ -486,7 +486,11 @@ class Scheduler:
 
     def _on_done(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
+        if task.cancelled() or (error := task.exception()) is None:
+            return
+        if isinstance(error, Conflict):  # somebody was quicker, as those who wait for it are told
+            log.info("task.overtaken", task=task.get_name(), reason=error.message)
+        else:
             log.error("task.failed", task=task.get_name(), error=repr(error))
 
 
