@@ -26,9 +26,10 @@ def test_every_route_is_on_the_page_of_the_protocol() -> None:
     }
     served = {(method, path) for method, path in served if method != "HEAD"}
 
-    assert also == ["POST"]
+    assert also == ["POST", "POST"]
     assert written - {("GET", ""), ("GET", "/healthz"), ("GET", "/stream/session/{ref}/execute")} == served - {
-        ("POST", "/session/{ref}/download")
+        ("POST", "/session/{ref}/download"),
+        ("POST", "/session/{ref}/download_single"),
     }
 
 

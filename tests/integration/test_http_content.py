@@ -145,3 +145,20 @@ async def test_a_link_may_be_removed_and_replaced_but_is_not_followed(session: C
 
     assert (read.status, replaced.status) == (403, 204)
     assert shown["console"] == [["stdout", "t new False\n"]]
+
+
+async def test_what_the_system_refuses_is_told(session: Caller) -> None:
+    await session("PUT", "/session/class-7/files/a", data=b"x")
+    replies = [
+        await session(method, f"/session/class-7/{path}", data=data)
+        for method, path, data in (
+            ("PUT", "files/" + "n" * 300, b"x"),
+            ("PUT", "files/" + "n" * 300 + "/a", b"x"),
+            ("PUT", "files/a/b", b"x"),
+            ("DELETE", "files/" + "n" * 300, None),
+            ("GET", "files?path=a", None),
+        )
+    ]
+
+    assert [reply.status for reply in replies] == [400, 400, 400, 400, 200]
+    assert replies[-1].body["errors"] == "there is no a in the session: Not a directory"

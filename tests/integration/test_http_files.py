@@ -7,7 +7,7 @@ import tarfile
 import aiohttp
 import pytest
 
-from tests.servers import Caller
+from tests.servers import Caller, Reply
 
 
 @pytest.fixture
@@ -42,11 +42,8 @@ async def test_what_was_uploaded_is_listed_and_comes_back(session: Caller) -> No
 
     listed = (await session("GET", "/session/class-7/files", {"path": "dir"})).body
     tars = await session("GET", "/session/class-7/download", {"files": ["dir", "/home/work/b.bin"]})
-    bare = await session(
-        "GET",
-        "/session/class-7/download_single",
-        params={"file": "b.bin"},
-    )
+    bare = await session("GET", "/session/class-7/download_single", params={"file": "b.bin"})
+    posted = await session("POST", "/session/class-7/download_single", {"file": "b.bin"})
 
     assert [(one["filename"], one["size"], one["mode"]) for one in json.loads(listed["files"])] == [
         ("a.txt", 1000, "-rw-r--r--")
@@ -54,6 +51,7 @@ async def test_what_was_uploaded_is_listed_and_comes_back(session: Caller) -> No
     assert (listed["errors"], listed["abspath"]) == ("", "dir")
     assert tars.headers["Content-Type"].startswith("multipart/mixed")
     assert tars.body.count(b"Content-Encoding: identity") == 2
+    assert (posted.status, posted.body) == (200, bare.body)
     with tarfile.open(fileobj=io.BytesIO(bare.body)) as tar:  # clients before API version 7 get a tar
         assert tar.extractfile("b.bin").read() == bytes(range(256))  # type: ignore[union-attr]
 
@@ -84,3 +82,34 @@ async def test_limits_are_told(session: Caller) -> None:
     assert (large, many, six.status, none.status, missing.status, no_form.status) == (400,) * 6
     assert (unlisted.status, unlisted.body["files"]) == (200, "")
     assert unlisted.body["errors"]
+
+
+async def raw_form(session: Caller, part: bytes) -> Reply:
+    headers = {"Content-Type": "multipart/form-data; boundary=B"}
+    body = io.BytesIO(b"--B\r\n" + part + b"\r\n--B--\r\n")
+    return await session("POST", "/session/class-7/upload", data=body, headers=headers)
+
+
+async def test_names_that_are_no_utf8_can_be_told(session: Caller) -> None:
+    await session.execute("class-7", "import os; os.mkdir('odd'); open(b'odd/a\\xffb', 'w').close()")
+
+    listed = await session("GET", "/session/class-7/files", {"path": "odd"})
+    refused = await raw_form(
+        session, b'Content-Disposition: form-data; name="src"; filename="\xff"\r\n\r\n' + bytes(1 << 20)
+    )
+
+    assert [one["filename"] for one in json.loads(listed.body["files"])] == ["a\N{REPLACEMENT CHARACTER}b"]
+    assert (refused.status, refused.slug) == (400, "invalid-api-params")
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        b"no colon\r\n\r\nx",
+        b'Content-Disposition: form-data; name="src"; filename="a"\r\nContent-Transfer-Encoding: odd\r\n\r\nx',
+    ],
+)
+async def test_a_form_that_cannot_be_read_is_a_400(session: Caller, part: bytes) -> None:
+    refused = await raw_form(session, part)
+
+    assert (refused.status, refused.slug) == (400, "invalid-api-params")

@@ -106,6 +106,30 @@ async def test_a_body_that_cannot_be_read_is_a_400(server: Caller, token: str, b
             assert raw.content_type == "application/problem+json"
 
 
+@pytest.mark.parametrize("headers", [{}, {"Idempotency-Key": "k"}])
+async def test_a_body_that_is_nested_too_deeply_is_a_400(server: Caller, headers: dict[str, str]) -> None:
+    nested: list[Any] = []
+    for _ in range(500):
+        nested = [nested]
+    body = {"name": "class-7", "image": "python", "config": {"resource_opts": {"x": nested}}}
+
+    for path in ("/session", "/session/_/create"):
+        reply = await server("POST", path, body, headers=headers)
+        assert (reply.status, reply.slug) == (400, "invalid-api-params")
+        assert "nested" in reply.body["msg"]
+
+
+async def test_a_body_that_is_not_as_it_is_encoded_is_a_400(
+    server: Caller, caplog: pytest.LogCaptureFixture, token: str
+) -> None:
+    headers = {"Content-Encoding": "gzip", "Authorization": f"Bearer {token}"}
+    async with server.http.post(server.target.endpoint + "/session", data=b"no gzip", headers=headers) as raw:
+        assert (raw.status, (await raw.json())["type"].rpartition("/")[2]) == (400, "generic-bad-request")
+
+    assert (await server("GET", "/session")).status == 200
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
 async def test_small_answers_are_not_held_back(server: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without TCP_NODELAY each small answer on a kept connection waits 40 ms for an acknowledgement."""
     accepted: list[socket.socket] = []

@@ -173,6 +173,7 @@ async def test_logs_are_kept_after_the_end(session: Caller) -> None:
         ({"mode": "continue", "code": "", "runId": None}, "runId"),
         ({"mode": "continue", "code": "", "runId": "nobody"}, "nobody"),
         ({"mode": "input", "code": "x", "runId": "nobody"}, "nobody"),
+        ({"mode": "continue", "code": "", "runId": ""}, "runId"),
         ({"mode": "query", "code": 5, "runId": None}, "code"),
         ({"mode": "query", "code": "", "runId": 5}, "runId"),
         ({"mode": "query", "code": "", "runId": "a/b"}, "run id"),

@@ -189,6 +189,29 @@ async def test_an_administrator_chooses_the_agent(server: Caller) -> None:
     assert "its sandbox is being launched on node local" in [one["sentence"] for one in story]
 
 
+@pytest.mark.parametrize(
+    "environ",
+    [
+        {"": "x"},
+        {"A=B": "x"},
+        {"A\0": "x"},
+        {"A": "\0"},
+        {"A": "x" * (128 << 10)},
+        {f"A{number}": "x" * 100_000 for number in range(11)},
+    ],
+    ids=["no name", "=", "null in name", "null", "long", "long together"],
+)
+async def test_an_environment_that_no_program_could_be_given_is_refused(
+    server: Caller, environ: dict[str, str]
+) -> None:
+    body = {"name": "class-7", "image": "python", "config": {"environ": environ}}
+
+    reply = await server("POST", "/session", body)
+
+    assert (reply.status, reply.slug) == (400, "invalid-api-params")
+    assert reply.body["data"]["config"]["environ"]
+
+
 async def test_the_environment_is_the_users_and_the_sessions(server: Caller) -> None:
     made = await create(server, config={"environ": {"A": "1", "BACKENDAI_SESSION_NAME": "lie"}})
 
@@ -268,9 +291,25 @@ async def test_references_are_ids_names_and_their_beginnings(server: Caller) -> 
     assert by_wildcard.slug == "session-not-found"
 
 
+@pytest.mark.parametrize(
+    ("word", "is_true"), [("1.0", True), ("Yes", True), (1, True), ("none", False), ("OFF", False), (0, False)]
+)
+async def test_every_word_for_yes_and_no_is_understood(server: Caller, word: str | int, is_true: bool) -> None:
+    made = await create(server, enqueueOnly=word, type="batch", startupCommand="ls", starts_at="1d", maxWaitSeconds=1)
+
+    assert made["status"] == ("PENDING" if is_true else "TIMEOUT")
+
+
+async def test_no_owner_in_the_query_means_the_caller(server: Caller) -> None:
+    await create(server)
+
+    assert (await server("GET", "/session/class-7", params={"owner_access_key": ""})).status == 200
+    assert (await server("DELETE", "/session/class-7", params={"owner_access_key": ""})).status == 200
+
+
 async def test_a_session_is_renamed_unless_the_name_is_taken(server: Caller) -> None:
     made = await create(server, name="first-1")
-    await create(server, name="second-2")
+    second = await create(server, name="second-2")
 
     taken = await server("POST", "/session/first-1/rename", params={"name": "second-2"})
     bad = await server("POST", "/session/first-1/rename", params={"name": "x"})
@@ -282,6 +321,7 @@ async def test_a_session_is_renamed_unless_the_name_is_taken(server: Caller) -> 
     nothing = await server("GET", "/session/_/match", params={"id": "nothing"})
 
     assert (taken.status, taken.slug, bad.status, done.status) == (400, "session-already-exists", 400, 204)
+    assert taken.body["data"] == {"existingSessionId": second["sessionId"]}
     assert (found.body["containerId"], old.status) == (made["sessionId"], 404)
     assert value["console"] == [["stdout", "2"]]
     assert matched.body == {"matches": [{"id": made["sessionId"], "name": "third-3", "status": "RUNNING"}]}

@@ -12,6 +12,7 @@ import aiohttp
 import pytest
 
 from roost.client.api import build_headers, build_url
+from roost.server.http import stream
 from tests.servers import Caller, a_server
 
 
@@ -81,6 +82,14 @@ async def test_a_start_that_makes_no_sense_is_told_in_a_frame(session: Caller, s
     assert frame["msg"]
 
 
+async def test_what_is_wrong_with_options_is_told_in_a_frame(session: Caller) -> None:
+    async with connected(session) as socket:
+        await socket.send_json({"mode": "batch", "options": {"nope": 1}})
+        [frame] = await frames(socket)
+
+    assert "nope" in frame["msg"]
+
+
 async def test_what_is_wrong_before_the_handshake_is_plain_http(session: Caller) -> None:
     for ref, query, status in (("nobody", {}, 404), ("class-7", {"on_disconnect": "continue"}, 400)):
         with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
@@ -101,6 +110,28 @@ async def test_a_client_that_goes_takes_its_run_along(session: Caller, abruptly:
     events = await session.events("class-7", "r1")
 
     assert json.loads(events[-1].data)["status"] == "interrupted"
+
+
+async def test_a_client_that_goes_is_heard_behind_lines_that_were_typed_ahead(session: Caller) -> None:
+    async with connected(session) as socket:
+        await socket.send_json({"code": "import time; print('up'); time.sleep(60)", "mode": "query"})
+        for number in range(1000):
+            await socket.send_str(f"line {number}")
+        assert "up" in (await socket.receive()).data
+
+    assert (await session.execute("class-7", "'free'"))["console"] == [["stdout", "'free'"]]
+
+
+async def test_there_is_an_end_to_what_may_be_typed_ahead(session: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream, "TYPED_AHEAD", 2)
+    async with connected(session) as socket:
+        await socket.send_json({"code": "import time; time.sleep(60)", "mode": "query"})
+        for number in range(3):
+            await socket.send_str(f"line {number}")
+        seen = await frames(socket)
+
+    assert (seen[-1]["status"], "prompts" in seen[-1]["msg"]) == ("error", True)
+    assert (await session.execute("class-7", "'free'"))["console"] == [["stdout", "'free'"]]
 
 
 async def test_a_named_run_may_outlive_its_client(session: Caller) -> None:

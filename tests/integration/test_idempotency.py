@@ -27,6 +27,14 @@ async def test_a_creation_that_is_sent_again_is_answered_with_its_session_also_a
     assert other_key.body["sessionId"] != first.body["sessionId"]
 
 
+async def test_a_creation_in_the_query_is_done_once_too(server: Caller) -> None:
+    new = {"name": "class-7", "image": "python", "enqueueOnly": "true", "reuseIfExists": "false"}
+
+    replies = [await server("POST", "/session", params=new, headers=KEY) for _ in range(2)]
+
+    assert [reply.status for reply in replies] == [201, 201]
+
+
 @pytest.mark.parametrize("reuse", [True, False])
 async def test_two_that_are_sent_at_once_make_one_session_and_get_one_answer(server: Caller, reuse: bool) -> None:
     new = NEW | {"enqueueOnly": False, "reuseIfExists": reuse}

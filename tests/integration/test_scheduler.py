@@ -6,6 +6,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from structlog.testing import capture_logs
 
 from roost.testing.engine import FakeAgent, FakeEngine
 from roost.wire.errors import AgentError, CannotEnforce, Conflict, Forbidden, SessionNotRunning
@@ -49,13 +50,32 @@ async def test_the_oldest_comes_first_and_those_behind_wait_with_it(world: World
 
 
 async def test_a_reason_is_written_once_however_often_it_is_found(world: World) -> None:
-    session = await world.until(await world.create(cpu=99), lambda now: now.reason is not None)
+    await world.until_state(await world.create("first", cpu=1), S.RUNNING)
+    session = await world.until(await world.create("large", cpu=4), lambda now: now.reason is not None)
     for number in range(3):
-        await world.create(f"other-{number}", cpu=99)
+        await world.create(f"other-{number}", cpu=4)
 
     await world.until(session, lambda now: now.status_data["scheduler"]["retries"] >= 3)
 
     assert await codes(world, session) == ["session-enqueued", "no-available-instances"]
+
+
+async def test_those_behind_are_told_that_they_wait(world: World) -> None:
+    await world.until_state(await world.create("first", cpu=1), S.RUNNING)
+    await world.until(await world.create("large", cpu=4), lambda now: now.reason is not None)
+    small = await world.until(await world.create("small", cpu=1), lambda now: now.reason is not None)
+
+    assert small.reason is not None
+    assert (small.state, small.reason.code) == (S.PENDING, "no-available-instances")
+
+
+async def test_who_can_never_start_holds_nobody_up(world: World) -> None:
+    huge = await world.until(await world.create("huge", cpu=99), lambda now: now.reason is not None)
+
+    small = await world.until_state(await world.create("small", cpu=1), S.RUNNING)
+
+    assert small.reason is None
+    assert (await world.ledger.get(huge.id)).state is S.PENDING
 
 
 @pytest.mark.parametrize("error", [AgentError("no bwrap here"), CannotEnforce("no cgroup here")])
@@ -225,9 +245,10 @@ async def test_an_end_while_it_is_restarted_leaves_no_sandbox(world: World, forc
 
     await world.scheduler.end(now, ASKED, forced=forced)
     world.agent.may_launch.set()
-    with pytest.raises(Conflict):
+    with capture_logs() as logs, pytest.raises(Conflict):
         await restarting
 
+    assert not [entry for entry in logs if entry["log_level"] == "error"]
     assert (await world.ledger.get(session.id)).state is S.TERMINATED
     assert world.agent.running == {}
     assert list(await world.engine.reservations()) == []

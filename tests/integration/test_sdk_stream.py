@@ -35,11 +35,12 @@ async def test_code_is_run_over_a_stream_and_asks_for_input(server: Caller) -> N
 @pytest.mark.filterwarnings("ignore:the server is newer")
 async def test_a_refused_handshake_says_what_the_server_said(server: Caller) -> None:
     async with AsyncSession(config=config(server)) as api:
-        with pytest.raises(BackendAPIError) as refused:
+        with pytest.raises(BackendClientError) as refused:
             await api.ComputeSession("nobody").stream_execute("1").__aenter__()
         with pytest.raises(BackendClientError, match="mode"):
             api.ComputeSession("nobody").stream_execute("1", mode="nope")
 
+    assert isinstance(refused.value, BackendAPIError)
     assert (refused.value.status, refused.value.data["type"].rpartition("/")[2]) == (404, "session-not-found")
 
 

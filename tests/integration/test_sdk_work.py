@@ -90,14 +90,19 @@ async def test_the_blocking_handle_does_the_same(server: Caller) -> None:
     await asyncio.to_thread(use)
 
 
-async def test_files_beyond_the_limits_of_the_compatible_form(api: AsyncSession, tmp_path: Path) -> None:
+async def test_files_beyond_the_limits_of_the_compatible_form(
+    api: AsyncSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "in dir").mkdir()
     (tmp_path / "in dir" / "big ü").write_bytes(os.urandom(3 << 20))
     for number in range(25):
         (tmp_path / "in dir" / f"n{number}").write_text(str(number))
     compute = await api.ComputeSession.get_or_create("python", name="class-8")
 
-    await compute.upload(["in dir"], basedir=tmp_path)
+    monkeypatch.chdir(tmp_path)
+    await compute.upload(["in dir/n1"], basedir="in dir")  # from here
+    monkeypatch.chdir("/")
+    await compute.upload(["in dir"], basedir=tmp_path)  # from there
     folder = await compute.download(["in dir"], dest=tmp_path / "out")
     file = await compute.download(["in dir/n3", "/home/work/in dir/n4"], dest=tmp_path / "out2")
 
@@ -105,6 +110,7 @@ async def test_files_beyond_the_limits_of_the_compatible_form(api: AsyncSession,
     assert {"in dir/n24", "in dir/big ü"} < set(folder["file_names"])
     assert file == {"file_names": ["n3", "n4"]}
     assert (tmp_path / "out2/n4").read_text() == "4"
+    assert (await compute.execute(code="open('n1').read()"))["console"] == [["stdout", "'1'"]]
 
 
 async def test_batches_over_the_poll_and_the_stream(api: AsyncSession) -> None:

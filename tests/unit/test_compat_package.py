@@ -45,7 +45,8 @@ def _path(name: str) -> Path:
 def _text(name: str, target: str) -> str:
     if name in PACKAGES:
         # Were the package the same object, its `__path__` would have Python load every module within a second time.
-        return f"from {target} import *  # noqa: F403\n"
+        names = f"from {target} import __all__ as __all__\n" if name == "" else ""
+        return f"from {target} import *  # noqa: F403\n{names}"
     return f"import sys\n\nimport {target}\nfrom {target} import *  # noqa: F403\n\nsys.modules[__name__] = {target}\n"
 
 
@@ -70,6 +71,7 @@ def test_a_program_in_a_fresh_interpreter_finds_the_same_session() -> None:
         "from ai.backend.client.session import Session\n"
         "import ai.backend.client, ai.backend.client.func.session as functions, roost, roost.client.session\n"
         "assert Session is roost.Session is roost.client.session.Session is ai.backend.client.Session\n"
+        "assert set(ai.backend.client.__all__) >= {'exceptions', 'session', 'Session', 'BackendError'}\n"
         "assert functions is roost.client.func.session\n"
         "from ai.backend.client.cli.main import main\n"
         "assert main.name == 'backend.ai'\n"

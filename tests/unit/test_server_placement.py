@@ -39,8 +39,15 @@ def test_who_has_a_node_of_its_own_waits_for_that_one() -> None:
     assert free.bundle.node_id == "other"
 
 
+def test_who_is_larger_than_every_node_is_passed_by() -> None:
+    decision = place_next([Waiting(session_id="1", slots={"cpu": 5})], [NODE], 0.0)
+
+    assert isinstance(decision, Postponement)
+    assert decision.reason.sentence == "no node is large enough: local has 4 of cpu in all, 5 needed"
+
+
 def test_who_may_not_start_yet_is_passed_by_and_told_until_when() -> None:
-    later = Waiting(session_id="1", slots={"cpu": 99}, starts_at=10.0)
+    later = Waiting(session_id="1", slots={"cpu": 4}, starts_at=10.0)
 
     early = place_next([later], [NODE], 9.5)
     due = place_next([later], [NODE], 10.0)

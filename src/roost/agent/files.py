@@ -12,8 +12,9 @@ import os
 import stat
 import struct
 import tarfile
-from collections.abc import AsyncIterator, Generator, Iterator
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from pathlib import Path, PurePosixPath
+from typing import ParamSpec, TypeVar
 
 from roost.runtimes.base import HOME
 from roost.wire.agent import OpenFile, SessionFiles
@@ -26,6 +27,8 @@ TAR_BATCH = 1 << 20
 """About as many bytes of an archive are handed over at a time."""
 _Entries = list[FileInfo]
 _Waiting = list[tuple[PurePosixPath, PurePosixPath]]
+P = ParamSpec("P")
+R = TypeVar("R")
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -37,42 +40,42 @@ class HomeFiles(SessionFiles):
         self._uid = uid
 
     async def list(self, path: str = ".") -> list[FileInfo]:
-        return await asyncio.to_thread(self._list, _relative(path))
+        return await _reach(path, self._list, _relative(path))
 
     async def read(self, path: str, *, max_bytes: int) -> bytes:
-        return await asyncio.to_thread(self._read, _relative(path), max_bytes)
+        return await _reach(path, self._read, _relative(path), max_bytes)
 
     async def write(self, path: str, content: bytes) -> None:
-        await asyncio.to_thread(self._write, _relative(path), content)
+        await _reach(path, self._write, _relative(path), content)
 
     async def archive(self, path: str, *, max_bytes: int) -> bytes:
-        return await asyncio.to_thread(self._archive, _relative(path), max_bytes)
+        return await _reach(path, self._archive, _relative(path), max_bytes)
 
     async def info(self, path: str) -> FileInfo:
-        return await asyncio.to_thread(self._stat, _relative(path))
+        return await _reach(path, self._stat, _relative(path))
 
     @contextlib.asynccontextmanager
     async def open(self, path: str) -> AsyncIterator[OpenFile]:
         relative = _relative(path)
         with contextlib.ExitStack() as opened:
             flags = os.O_RDONLY | os.O_NONBLOCK
-            descriptor = await asyncio.to_thread(opened.enter_context, self._open(relative, flags))
+            descriptor = await _reach(path, opened.enter_context, self._open(relative, flags))
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
                 raise InvalidParameters(f"{relative} is not a regular file")
             yield _HomeFile(descriptor, _info(relative.name, status))
 
     async def store(self, path: str, content: AsyncIterator[bytes]) -> bool:
-        upload = await asyncio.to_thread(self._create, _relative(path))
+        upload = await _reach(path, self._create, _relative(path))
         try:
             async for piece in content:
-                await asyncio.to_thread(upload.write, piece)
-            return await asyncio.to_thread(upload.finish)
+                await _reach(path, upload.write, piece)
+            return await _reach(path, upload.finish)
         finally:
             await asyncio.to_thread(upload.close)
 
     async def remove(self, path: str) -> None:
-        await asyncio.to_thread(self._remove, _relative(path))
+        await _reach(path, self._remove, _relative(path))
 
     async def tar(self, path: str) -> AsyncIterator[bytes]:
         pieces = self._tar(_relative(path))
@@ -127,7 +130,10 @@ class HomeFiles(SessionFiles):
         for piece in self._tar(path):
             output += piece
             if len(output) > max_bytes:
-                raise LimitExceeded(f"the archive of {path} is longer than {max_bytes} bytes")
+                raise LimitExceeded(
+                    f"the archive of {path} is longer than {max_bytes} bytes",
+                    hint="GET …/files/{path} has no limit",
+                )
         return bytes(output)
 
     def _tar(self, path: PurePosixPath) -> Generator[bytes, None, None]:
@@ -169,7 +175,7 @@ class HomeFiles(SessionFiles):
             descriptor = os.open(name, flags, 0o644, dir_fd=folder)
             opened.callback(os.close, descriptor)
             self._give(descriptor)
-            return _Upload(folder, name, descriptor, path, opened.pop_all())
+            return _Upload(folder, name, descriptor, path.name, opened.pop_all())
 
     def _remove(self, path: PurePosixPath) -> None:
         if not path.parts:
@@ -181,9 +187,7 @@ class HomeFiles(SessionFiles):
                 else:
                     os.unlink(path.name, dir_fd=folder)
             except FileNotFoundError:
-                raise FileNotFoundInSession(f"there is no {path} in the session") from None
-            except OSError as error:
-                raise InvalidParameters(f"{path} cannot be removed: {error.strerror}") from error
+                raise FileNotFoundInSession(f"there is no {path} in the session", hint="list its files first") from None
 
     @contextlib.contextmanager
     def _open(self, path: PurePosixPath, flags: int, mode: int = 0) -> Iterator[int]:
@@ -214,34 +218,26 @@ class _HomeFile(OpenFile):
 class _Upload:
     """A file under a name of ours, until all of it is there."""
 
-    def __init__(
-        self, folder: int, name: str, descriptor: int, path: PurePosixPath, opened: contextlib.ExitStack
-    ) -> None:
+    def __init__(self, folder: int, name: str, descriptor: int, final_name: str, opened: contextlib.ExitStack) -> None:
         self._folder = folder
         self._name: str | None = name
         self._descriptor = descriptor
-        self._path = path
+        self._final_name = final_name
         self._opened = opened
 
     def write(self, piece: bytes) -> None:
         rest = memoryview(piece)
-        try:
-            while rest:
-                rest = rest[os.write(self._descriptor, rest) :]
-        except OSError as error:
-            raise LimitExceeded(f"{self._path} cannot be written: {error.strerror}") from error
+        while rest:
+            rest = rest[os.write(self._descriptor, rest) :]
 
     def finish(self) -> bool:
         """Give it its name; whether that was free."""
         assert self._name is not None
         is_new = True
         with contextlib.suppress(FileNotFoundError):
-            os.stat(self._path.name, dir_fd=self._folder, follow_symlinks=False)
+            os.stat(self._final_name, dir_fd=self._folder, follow_symlinks=False)
             is_new = False
-        try:
-            os.rename(self._name, self._path.name, src_dir_fd=self._folder, dst_dir_fd=self._folder)
-        except OSError as error:
-            raise InvalidParameters(f"{self._path} cannot be replaced: {error.strerror}") from error
+        os.rename(self._name, self._final_name, src_dir_fd=self._folder, dst_dir_fd=self._folder)
         self._name = None
         return is_new
 
@@ -250,6 +246,21 @@ class _Upload:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self._name, dir_fd=self._folder)
         self._opened.close()
+
+
+async def _reach(path: str, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+    """Do some work on files, which may block; what the system refuses is told as an error of ours."""
+    try:
+        return await asyncio.to_thread(work, *args, **kwargs)
+    except OSError as error:
+        sentence = f"{path} cannot be reached, read or written: {error.strerror}"
+        if isinstance(error, FileNotFoundError):
+            raise FileNotFoundInSession(sentence, hint="list its files first") from error
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise LimitExceeded(sentence, hint="remove files, or ask for more space") from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise Forbidden(sentence, hint="change its mode, in the session") from error
+        raise InvalidParameters(sentence) from error
 
 
 def _relative(path: str) -> PurePosixPath:
@@ -275,10 +286,11 @@ def _open_beneath(folder: int, path: str, flags: int, mode: int) -> int:
         return descriptor
     number = ctypes.get_errno()
     if number in (errno.ENOENT, errno.ENOTDIR):
-        raise FileNotFoundInSession(f"there is no {path} in the session", hint="list its files first")
-    if number in (errno.ELOOP, errno.EXDEV, errno.EACCES, errno.EPERM, errno.EAGAIN):
+        why = f": {os.strerror(number)}" if number == errno.ENOTDIR else ""
+        raise FileNotFoundInSession(f"there is no {path} in the session{why}", hint="list its files first")
+    if number in (errno.ELOOP, errno.EXDEV, errno.EAGAIN):
         raise Forbidden(f"{path} cannot be reached: {os.strerror(number)}", hint="links are not followed")
-    raise InvalidParameters(f"{path} cannot be opened: {os.strerror(number)}")
+    raise OSError(number, os.strerror(number))
 
 
 def _header(member: tarfile.TarInfo) -> bytes:

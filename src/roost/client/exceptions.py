@@ -43,6 +43,10 @@ class BackendClientError(BackendError):
     """No endpoint could be reached, or the request makes no sense."""
 
 
+class HandshakeRefused(BackendAPIError, BackendClientError):
+    """The server refused to open a stream; what the original client raises then is a `BackendClientError`."""
+
+
 class BackendAPIVersionError(BackendError):
     """The negotiated API version lacks this feature."""
 

@@ -8,7 +8,7 @@ import aiohttp
 
 from roost.client.active import BaseSession
 from roost.client.errors import api_error
-from roost.client.exceptions import BackendAPIError, BackendClientError
+from roost.client.exceptions import BackendClientError, HandshakeRefused
 
 if TYPE_CHECKING:
     from roost.client.request import Request
@@ -113,5 +113,5 @@ class WebSocketContextManager:
         raw = await self._request.send(bare=True)
         told = await api_error(raw)
         if raw.status == error.status:
-            raise told from error
-        raise BackendAPIError(error.status, error.message, {"type": "about:blank", "title": error.message}) from error
+            raise HandshakeRefused(told.status, told.reason, told.data) from error
+        raise HandshakeRefused(error.status, error.message, {"type": "about:blank", "title": error.message}) from error

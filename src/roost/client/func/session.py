@@ -325,6 +325,8 @@ class ComputeSession(BaseFunction):
     ) -> Response:
         """Upload files from beneath `basedir` (here, if not given); folders with all that they hold.
 
+        Relative paths are taken from here, or where there is no such file, from `basedir`.
+
         Servers of ours take any number of files of any size, others 20 files below 1 MiB. To ours a file is sent again
         where its connection breaks.
 
@@ -527,7 +529,9 @@ def _uploads(files: Iterable[str | Path], base: Path) -> list[tuple[Path, str]]:
     """Each file to send, with its name in the session."""
     found: list[tuple[Path, str]] = []
     for file in files:
-        path = (base / file).resolve()
+        path = Path(file).resolve()
+        if not (path.is_relative_to(base) and path.exists()) and (base / file).exists():
+            path = (base / file).resolve()
         if not path.is_relative_to(base):
             raise ArgumentError(f"{file} does not lie beneath {base}")
         inside = sorted(entry for entry in path.rglob("*") if entry.is_file()) if path.is_dir() else [path]

@@ -67,7 +67,9 @@ class KeyRing:
         try:
             owner, _ = await self.pair(access_key)
         except NotAuthenticated:
-            raise InvalidParameters(f"unknown owner access key {access_key!r}") from None
+            raise InvalidParameters(
+                f"unknown owner access key {access_key!r:.80}", hint="leave it out to act for yourself"
+            ) from None
         if caller.role == "superadmin":
             return owner
         if caller.role == "admin" and caller.domain == owner.domain and owner.role != "superadmin":

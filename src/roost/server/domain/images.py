@@ -94,7 +94,9 @@ def find_image(reference: str, images: Iterable[Image], architecture: str | None
             if name == image.reference or name in image.aliases:
                 if architecture is None or _architecture(architecture) == image.architecture:
                     return image
-                raise ImageNotFound(f"there is no image {reference!r} for {architecture}")
+                raise ImageNotFound(
+                    f"there is no image {reference!r} for {architecture}", hint=f"it is for {image.architecture}"
+                )
     names = ", ".join(image.reference for image in known) or "none"
     raise ImageNotFound(f"there is no image {reference!r}", hint=f"the images here are {names}")
 

@@ -80,9 +80,10 @@ def complete_slots(
         value = requested.get(slot)
         amounts[slot] = (_amount(slot, value) if value is not None else 0) or max(default[slot], least[slot])
         if amounts[slot] < least[slot]:
-            raise InvalidParameters(f"{slot} is below the image's minimum ({humanize(least)})")
+            hint = f"ask for more{'; a number without a unit is bytes, 256m is mebibytes' if slot == 'mem' else ''}"
+            raise InvalidParameters(f"{slot} is below the image's minimum ({humanize(least)})", hint=hint)
         if amounts[slot] > maximum[slot]:
-            raise InvalidParameters(f"{slot} is above the image's maximum ({humanize(maximum)})")
+            raise InvalidParameters(f"{slot} is above the image's maximum ({humanize(maximum)})", hint="ask for less")
     return amounts
 
 

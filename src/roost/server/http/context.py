@@ -49,7 +49,7 @@ def version_of(request: web.Request) -> tuple[int, str]:
 
 async def owner_of(request: web.Request, access_key: str | None = None) -> Caller:
     """Whom the request acts for: named in the query first, then by a parameter, else the caller."""
-    named = request.query.get("owner_access_key") or access_key
+    named = request.query.get("owner_access_key") or access_key or None
     return await platform_of(request).keys.owner(caller_of(request), named)
 
 

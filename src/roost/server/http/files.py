@@ -1,16 +1,19 @@
 """Files over REST (spec/rest-sessions.md §9 to §11)."""
 
 import re
+import zlib
 from typing import Any
 from urllib.parse import unquote
 
 import msgspec
 import orjson
 from aiohttp import BodyPartReader, MultipartWriter, hdrs, web
+from aiohttp.http_exceptions import HttpProcessingError
 from multidict import CIMultiDict
 
 from roost.server.http.context import answer, platform_of, session_of, version_of
 from roost.server.http.params import Download, DownloadSingle, FileList, read_params
+from roost.server.http.problems import printable
 from roost.server.services.files import MAX_BYTES, MAX_FILES_UP
 from roost.wire.errors import FileNotFoundInSession, InvalidParameters
 
@@ -52,7 +55,10 @@ async def list_files(request: web.Request) -> web.Response:
     params = await read_params(request, FileList)
     session = await session_of(request, params.owner_access_key)
     try:
-        entries: Any = [msgspec.to_builtins(one) for one in await platform_of(request).files.list(session, params.path)]
+        entries: Any = [
+            msgspec.to_builtins(one) | {"filename": printable(one.filename)}
+            for one in await platform_of(request).files.list(session, params.path)
+        ]
     except FileNotFoundInSession as error:
         return answer({"files": "", "errors": error.message, "abspath": params.path})
     return answer({"files": orjson.dumps(entries).decode(), "errors": "", "abspath": params.path})
@@ -69,8 +75,10 @@ async def _read_form(request: web.Request) -> list[tuple[str, bytes]]:
             if len(files) == MAX_FILES_UP:
                 raise InvalidParameters("too many files at once", hint=f"send at most {MAX_FILES_UP}")
             files.append((_name(part), await _read_part(part)))
-    except ValueError as error:
-        raise InvalidParameters(f"the form cannot be read: {error}") from error
+    except (ValueError, RuntimeError, zlib.error, HttpProcessingError) as error:
+        raise InvalidParameters(
+            f"the form cannot be read: {error}", hint="send multipart/form-data, one part for each file"
+        ) from error
     return files
 
 

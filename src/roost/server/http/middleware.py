@@ -40,8 +40,17 @@ async def answer_problems(request: web.Request, handler: Handler) -> web.StreamR
         refused = problem("method-not-allowed", "This path has no such method.", hint=f"it has {allowed}")
         refused.headers[hdrs.ALLOW] = allowed
         return refused
+    except web.HTTPRequestEntityTooLarge:
+        hint = "send files of any size with PUT /session/{ref}/files/{path}"
+        return problem("generic-bad-request", "The request cannot be handled.", msg="the body is too large", hint=hint)
     except web.HTTPException as error:
         return problem("generic-bad-request", "The request cannot be handled.", msg=error.reason)
+    except web.RequestPayloadError as error:
+        refused = problem("generic-bad-request", "The request cannot be handled.", msg=f"the body is broken: {error}")
+        await refused.prepare(request)
+        await refused.write_eof()
+        request.protocol.force_close()  # or aiohttp waits for the rest of the body, and logs that it is broken
+        return refused
     except ConnectionError:
         if request.transport is not None and not request.transport.is_closing():
             raise

@@ -15,6 +15,15 @@ M = TypeVar("M", bound=BaseModel)
 MAX_SCRIPT = 16 << 10
 """Bytes of a bootstrap script."""
 
+MAX_NESTING = 100
+"""Levels of objects and lists in a body; a tenth of what Python's own recursion allows."""
+
+MAX_VARIABLE = (128 << 10) - 2
+"""Bytes of name and value together of an environment variable, which Linux hands to no program if they are more."""
+
+MAX_ENVIRON = 1 << 20
+"""Bytes of all of them; half of what Linux hands over together with a program's arguments."""
+
 MAX_REQUIREMENTS = 1 << 20
 """Characters of a requirements.txt or a pyproject.toml."""
 
@@ -30,15 +39,15 @@ SINCE = {
 UNTIL = {"cluster_size": (6, "")}
 """The first whose `config` has it no more."""
 
-_TRUE = {"1", "t", "true", "y", "yes", "on"}
-_FALSE = {"0", "f", "false", "n", "no", "off"}
+_TRUE = {"1", "1.0", "t", "true", "y", "yes", "on"}
+_FALSE = {"0", "f", "false", "n", "no", "off", "none"}
 
 
 def _boolish(value: Any) -> Any:
-    text = str(value).lower()
+    text = str(value).lower() if value is not None else "null"
     if text in _TRUE | _FALSE:
         return text in _TRUE
-    raise ValueError("not a boolean")
+    raise ValueError("must be true or false")
 
 
 def _session_name(value: Any) -> Any:
@@ -58,6 +67,17 @@ def _integer(value: Any) -> Any:
 def _script(value: str) -> str:
     if len(value.encode()) > MAX_SCRIPT:
         raise ValueError(f"must be at most {MAX_SCRIPT} bytes long")
+    return value
+
+
+def _environ(value: dict[str, str]) -> dict[str, str]:
+    for name, text in value.items():
+        if not name or "=" in name or "\0" in name + text:
+            raise ValueError(f"{name!r:.80} cannot be a variable: a name without =, and no null bytes")
+        if len(name.encode()) + len(text.encode()) > MAX_VARIABLE:
+            raise ValueError(f"{name!r:.80} is longer than {MAX_VARIABLE} bytes; put it into a file")
+    if sum(len(name.encode()) + len(text.encode()) for name, text in value.items()) > MAX_ENVIRON:
+        raise ValueError(f"is longer than {MAX_ENVIRON} bytes together; put some of it into files")
     return value
 
 
@@ -82,7 +102,7 @@ class CreationConfig(Params):
     """`config` of a creation (§4.2)."""
 
     mounts: list[str] | None = None
-    environ: dict[str, str] | None = None
+    environ: Annotated[dict[str, str], AfterValidator(_environ)] | None = None
     cluster_size: Integer | None = Field(
         default=None, ge=1, validation_alias=AliasChoices("clusterSize", "cluster_size")
     )
@@ -296,12 +316,38 @@ async def read_json(request: web.Request) -> Any:
     """The body as JSON.
 
     Raises:
-        InvalidParameters: it is none.
+        InvalidParameters: it is none, or nested too deeply.
+    """
+    return parse_json(await request.read(), "the body")
+
+
+def parse_json(raw: bytes | str, what: str) -> Any:
+    """What a client has sent as JSON; `what` names it in the refusal.
+
+    Raises:
+        InvalidParameters: it is none, or nested too deeply.
     """
     try:
-        return orjson.loads(await request.read())
+        value = orjson.loads(raw)
     except orjson.JSONDecodeError as error:
-        raise InvalidParameters(f"the body is not JSON: {error}") from None
+        raise InvalidParameters(f"{what} is not JSON: {error}") from None
+    # Looking at the text first is quick, also where much code or input is in it.
+    opened = raw.count("[") + raw.count("{") if isinstance(raw, str) else raw.count(b"[") + raw.count(b"{")
+    if opened > MAX_NESTING and _is_deeper(value, MAX_NESTING):
+        raise InvalidParameters(f"{what} is nested more than {MAX_NESTING} levels deep")
+    return value
+
+
+def _is_deeper(value: Any, levels: int) -> bool:
+    layer = [value]
+    for _ in range(levels):
+        layer = [
+            inner
+            for one in layer
+            if isinstance(one, dict | list)
+            for inner in (one.values() if isinstance(one, dict) else one)
+        ]
+    return bool(layer)
 
 
 def _query(request: web.Request, model: type[BaseModel]) -> dict[str, Any]:
@@ -323,4 +369,8 @@ def _told(error: ValidationError) -> dict[str, Any]:
     return told
 
 
-_MESSAGES = {"missing": "required", "extra_forbidden": "not an allowed key"}
+_MESSAGES = {
+    "missing": "required",
+    "extra_forbidden": "not an allowed key",
+    "model_type": "must be an object",
+}

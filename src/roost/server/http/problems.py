@@ -1,5 +1,6 @@
 """Errors as problem documents (spec/errors.md)."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -73,9 +74,18 @@ def problem(
 ) -> web.Response:
     """A problem document; `hint`, which is ours, says what to do next."""
     body: dict[str, Any] = {"type": BASE + slug, "title": title}
+    msg = printable(msg) if msg is not None else None
     body |= {key: value for key, value in (("msg", msg), ("hint", hint), ("data", data)) if value is not None}
     return web.Response(
         status=STATUSES.get(slug, 500),
         body=orjson.dumps(body | dict(extra or {})),
         content_type="application/problem+json",
     )
+
+
+def printable(text: str) -> str:
+    """A text that JSON can hold: names of files have bytes that are no UTF-8, which become `�`."""
+    return _NO_UTF8.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
+_NO_UTF8 = re.compile("[\ud800-\udfff]")

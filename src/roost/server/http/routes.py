@@ -63,6 +63,7 @@ def _session_routes(prefix: str) -> list[web.RouteDef]:
         web.get(f"{one}/download", files.download),
         web.post(f"{one}/download", files.download),
         web.get(f"{one}/download_single", files.download_single),
+        web.post(f"{one}/download_single", files.download_single),
         web.get(f"{one}/files", files.list_files),
         web.get(f"{one}/files/{{path:.*}}", content.get_content),
         web.put(f"{one}/files/{{path:.+}}", content.put_content),

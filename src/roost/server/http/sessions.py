@@ -141,7 +141,8 @@ async def _once(request: web.Request) -> Once | None:
     key = idempotency_key(request)
     if key is None:
         return None
-    body = orjson.dumps(await read_json(request), option=orjson.OPT_SORT_KEYS)
+    parameters = await read_json(request) if await request.read() else dict(request.query)
+    body = orjson.dumps(parameters, option=orjson.OPT_SORT_KEYS)
     return Once(key=key, fingerprint=hashlib.sha256(body).hexdigest())
 
 

@@ -10,17 +10,19 @@ from aiohttp import WSMsgType, web
 
 from roost.server.domain.sessions import Session
 from roost.server.http.context import platform_of, session_of
+from roost.server.http.params import parse_json
 from roost.server.http.work import Work, read_start
 from roost.server.services.runs import Polled, Runs
-from roost.wire.errors import InvalidParameters, RoostError
+from roost.wire.errors import InvalidParameters, LimitExceeded, RoostError
 from roost.wire.runs import RunStatus
 
 OPEN: web.AppKey[set[web.WebSocketResponse]] = web.AppKey("open_sockets", set)
 """The sockets that are open now, so that a server that stops can say so."""
 
 MAX_MESSAGE = 16 << 20
-TYPED_AHEAD = 64
-"""As many lines of input may wait for prompts before the socket is read no further."""
+TYPED_AHEAD = 10_000
+"""As many lines of input may wait for prompts, `MAX_MESSAGE` characters together. The socket is read all the same, or
+nobody would hear its close."""
 LOOK_AGAIN_S = 15.0
 
 T = TypeVar("T")
@@ -75,6 +77,8 @@ class _Execution:
         self._run_id = run_id
         self._goes_on = goes_on
         self._lines: asyncio.Queue[str] = asyncio.Queue(TYPED_AHEAD)
+        self._ahead = 0
+        """Characters in them."""
 
     async def serve(self) -> None:
         """Start what the first message asks for, and go on to its end, its client's or an error."""
@@ -90,14 +94,21 @@ class _Execution:
             reader = asyncio.create_task(self._read_lines(), name=f"stream-{started}")
             await self._follow(started, reader)
         except RoostError as error:
-            await _send(self._socket, {"status": "error", "msg": error.message})
+            faults = f": {orjson.dumps(error.data).decode()}" if error.data is not None else ""
+            await self._leave(started)
+            await _send(self._socket, {"status": "error", "msg": error.message + faults})
         except (_Disconnected, ConnectionError):
-            if started is not None and not self._goes_on:
-                with contextlib.suppress(RoostError):  # the session has ended meanwhile, and the run with it
-                    await self._runs.interrupt(self._session, started)
+            await self._leave(started)
         finally:
             if reader is not None:
                 reader.cancel()
+                await asyncio.gather(reader, return_exceptions=True)
+
+    async def _leave(self, run_id: str | None) -> None:
+        """Interrupt the run where nobody could name it again."""
+        if run_id is not None and not self._goes_on:
+            with contextlib.suppress(RoostError):  # the session has ended meanwhile, and the run with it
+                await self._runs.interrupt(self._session, run_id)
 
     async def _follow(self, run_id: str, reader: asyncio.Task[None]) -> None:
         seq = 0
@@ -124,23 +135,32 @@ class _Execution:
                         return
                 finally:
                     moved.cancel()
+            self._ahead -= len(line.result())
             await self._runs.feed(self._session, run_id, prompt=None, text=line.result())
         finally:
             line.cancel()
 
     async def _read_lines(self) -> None:
-        """Lines of input, as they are typed; ends with the connection."""
+        """Lines of input, as they are typed; ends with the connection.
+
+        Raises:
+            LimitExceeded: too much is typed ahead.
+        """
         async for message in self._socket:
             if message.type is WSMsgType.TEXT:
-                await self._lines.put(message.data)
+                self._ahead += len(message.data)
+                if self._lines.full() or self._ahead > MAX_MESSAGE:
+                    raise LimitExceeded("too much input waits for prompts; send a line when it is asked for")
+                self._lines.put_nowait(message.data)
 
 
 async def _unless_gone(work: Coroutine[Any, Any, T], reader: asyncio.Task[None]) -> T:
-    """The result of some work, unless the client goes first."""
+    """The result of some work, unless the client goes first, or its reader fails."""
     task = asyncio.ensure_future(work)
     try:
         await asyncio.wait((task, reader), return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
+            reader.result()
             raise _Disconnected
         return await task
     finally:
@@ -152,11 +172,7 @@ async def _send(socket: web.WebSocketResponse, message: dict[str, Any]) -> None:
 
 
 def _read_start(text: Any) -> Work:
-    try:
-        start = orjson.loads(text)
-    except orjson.JSONDecodeError as error:
-        raise InvalidParameters(f"the first message is not JSON: {error}") from None
-    return read_start(start)
+    return read_start(parse_json(text, "the first message"))
 
 
 def _part_view(part: Polled) -> dict[str, Any]:

@@ -36,8 +36,10 @@ def read_work(body: Any) -> Work:
     if "runId" not in body:
         raise InvalidParameters("runId is missing", hint="send null to let the server choose one")
     run_id, mode = body["runId"], _mode(body.get("mode"), MODES)
-    if run_id is None and mode not in (*STARTING, "complete"):
-        raise InvalidParameters(f"mode {mode} needs the runId of a run")
+    if not run_id and mode not in (*STARTING, "complete"):
+        raise InvalidParameters(
+            f"mode {mode} needs the runId of a run", hint="the one that its start was answered with"
+        )
     if not isinstance(run_id, str | None):
         raise InvalidParameters("runId must be a text or null")
     if mode == "complete":

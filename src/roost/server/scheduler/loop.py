@@ -123,10 +123,18 @@ class Scheduler:
                         await self.end(session, reason)
                     case Refusal(reason=reason, checks=checks):
                         await self._refuse(session, reason, checks)
+                        await self._tell_those_behind([behind for behind, _ in pending[index + 1 :]])
                         break
                     case Placement(bundle=bundle) if not await self._prepare(session, bundle):
                         break
         return next_start(waiting, now) or math.inf
+
+    async def _tell_those_behind(self, sessions: Sequence[Session]) -> None:
+        """Give a reason to those in the queue who have none yet; the same to all, so that it is written once."""
+        for session in sessions:
+            if session.reason is None:
+                with contextlib.suppress(Conflict):  # it was cancelled meanwhile
+                    await self._refuse(session, _BEHIND, Checks())
 
     async def _refuse(self, session: Session, reason: Reason, checks: Checks) -> None:
         tries = self._tries[session.id] = self._tries.get(session.id, 0) + 1
@@ -490,10 +498,19 @@ class Scheduler:
 
     def _on_done(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
+        if task.cancelled() or (error := task.exception()) is None:
+            return
+        if isinstance(error, Conflict):  # somebody was quicker, as those who wait for it are told
+            log.info("task.overtaken", task=task.get_name(), reason=error.message)
+        else:
             log.error("task.failed", task=task.get_name(), error=repr(error))
 
 
+_BEHIND = Reason(
+    code="no-available-instances",
+    sentence="there is no room for the first in the queue, and it waits behind it",
+    hint="end a session",
+)
 _TASK_FINISHED = Reason(code="task-finished", sentence="its command has ended")
 _UNKNOWN_END = Reason(code="self-terminated", sentence="its sandbox was gone when the server came back")
 _GONE_AT_RESTART = Reason(code="self-terminated", sentence="its sandbox was gone when it was to be restarted")

@@ -55,7 +55,7 @@ class Refusal(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Postponement(msgspec.Struct, frozen=True, kw_only=True):
-    """The first in the queue may not start yet; those behind it go ahead."""
+    """The first in the queue may not start yet, or is larger than every node; those behind it go ahead."""
 
     session_id: str
     reason: Reason
@@ -90,6 +90,9 @@ def place_next(
     for node in possible:
         if _shortage(first, node) is None:
             return Placement(session_id=first.session_id, bundle=Bundle(node_id=node.node_id, slots=first.slots))
+    if possible and (excess := _excess(first, possible)) is not None:
+        reason = Reason(code="no-available-instances", sentence=excess, hint="end it, and ask for less")
+        return Postponement(session_id=first.session_id, reason=reason, checks=checks)
     shortages = [text for node in possible if (text := _shortage(first, node))]
     sentence = "; ".join(shortages) or f"no node is up{f' of the name {first.node_id}' if first.node_id else ''}"
     return Refusal(
@@ -121,6 +124,18 @@ _PREDICATES = ("reserved_time", "dependencies")
 
 def _is_lost(dependency: Dependency) -> bool:
     return not dependency.state.is_live and dependency.result is not SessionResult.SUCCESS
+
+
+def _excess(waiting: Waiting, nodes: Sequence[Node]) -> str | None:
+    """What is needed of a slot that even an empty node does not have; None where one of the nodes is large enough."""
+    told = None
+    for node in nodes:
+        missing = [slot for slot, need in waiting.slots.items() if need > node.capacity.get(slot, 0.0)]
+        if not missing:
+            return None
+        have, need = node.capacity.get(missing[0], 0.0), waiting.slots[missing[0]]
+        told = f"no node is large enough: {node.node_id} has {have:g} of {missing[0]} in all, {need:g} needed"
+    return told
 
 
 def _shortage(waiting: Waiting, node: Node) -> str | None:

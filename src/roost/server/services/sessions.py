@@ -211,8 +211,14 @@ class Sessions:
         """
         if session.state is not SessionState.RUNNING:
             raise InvalidParameters(f"session {session.name} is {session.state}, only running ones are renamed")
-        if name != session.name:
+        if name == session.name:
+            return
+        try:
             await self._ledger.rename(session, name)
+        except SessionAlreadyExists as error:
+            if (taken := await self._ledger.find_live_name(session.access_key, name)) is None:
+                raise
+            raise SessionAlreadyExists(error.message, data={"existingSessionId": taken.id}) from None
 
     async def history(self, session: Session) -> list[Happening]:
         """What happened to a session, oldest first."""
@@ -265,11 +271,14 @@ class Sessions:
 
     async def _group_id(self, owner: Caller, wanted: Wanted) -> str:
         if wanted.domain != owner.domain and owner.role != "superadmin":
-            raise InvalidParameters(f"not your domain: {wanted.domain!r}")
+            raise InvalidParameters(f"not your domain: {wanted.domain!r:.80}", hint=f"yours is {owner.domain}")
         key = (wanted.domain, wanted.group)
         found = self._groups.get(key) or await self._store.read(lambda c: accounts.group_id(c, *key))
         if found is None:
-            raise InvalidParameters(f"there is no group {wanted.group!r} in domain {wanted.domain!r}")
+            raise InvalidParameters(
+                f"there is no group {wanted.group!r:.80} in domain {wanted.domain!r:.80}",
+                hint="leave both out for those that everybody has",
+            )
         self._groups[key] = found
         return found
 
