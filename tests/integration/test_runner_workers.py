@@ -76,6 +76,15 @@ def test_every_stage_reports_and_the_last_one_ends_the_run(runner: Runner) -> No
     assert (text(frames), end(frames)["status"], end(frames)["exit_code"]) == ("c\n1 b\n", "exited", 7)
 
 
+def test_stages_and_what_the_next_one_writes_keep_their_order(runner: Runner) -> None:
+    agent = connected(runner)
+
+    for number in range(1, 201):
+        agent.batch(clean="echo c", build="echo b >&2", exec="echo x", run=number)
+        kinds = [frame.kind for frame in agent.until_end()]
+        assert kinds == [Kind.STARTED, Kind.STDOUT, Kind.STAGE, Kind.STDERR, Kind.STAGE, Kind.STDOUT, Kind.END]
+
+
 def test_skipped_stages_report_too(runner: Runner) -> None:
     agent = connected(runner)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from .child import Child, Conversation
 from .defaults import MISSING, Missing, default_way
 from .protocol import STAGES
@@ -29,14 +31,15 @@ def main(control: int, sync: int, stdout: int, stderr: int, settings: Settings) 
         words = Words(control)
         word = words.receive()
         if word is not None:
-            _Batch(words, settings).execute(word["stages"])
+            _Batch(words, sync, settings).execute(word["stages"])
 
     become_worker((control, sync, stdout, stderr), work)
 
 
 class _Batch:
-    def __init__(self, words: Words, settings: Settings) -> None:
+    def __init__(self, words: Words, sync: int, settings: Settings) -> None:
         self._words = words
+        self._sync = sync
         self._settings = settings
         self._conversation = Conversation(words)
         self._environ = {**settings.environ, "PYTHONUNBUFFERED": "1"}
@@ -51,6 +54,10 @@ class _Batch:
                 self._end("interrupted", _INTERRUPTED, number)
                 return
             self._words.send({"op": "stage", "stage": stage, "exit_code": code})
+            # Else what the next stage writes could be read before that.
+            os.write(self._sync, b"1")
+            if not os.read(self._sync, 1):
+                raise EOFError
         if code:
             self._complain("the build has failed, so nothing is executed")
             self._end("exited", MISSING, None)
