@@ -1,6 +1,7 @@
 """What the runner's workers do: batch runs, the shell, completions, kills (docs/protocol/runner.md §3)."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -249,12 +250,13 @@ def test_a_long_line_arrives_whole(runner: Runner) -> None:
 
 def test_a_kill_ends_whatever_a_batch_run_started(runner: Runner) -> None:
     agent = connected(runner)
+    sleep = f"sleep 61.{os.getpid()}"  # no other test's
 
-    agent.batch(exec="trap '' INT; sleep 61 & echo on; wait; sleep 61")
+    agent.batch(exec=f"trap '' INT; {sleep} & echo on; wait; {sleep}")
     agent.until(is_of(Kind.STDOUT))
     agent.send(Kind.KILL, {}, run=1)
     frames = agent.until_end()
-    agent.batch(exec="ps -e -o args= | grep -c '[s]leep 61'; true", run=2)
+    agent.batch(exec=f"ps -e -o args= | grep -c '[s]{sleep[1:]}'; true", run=2)
     left = agent.until_end()
 
     assert (end(frames)["status"], end(frames)["signal"]) == ("kernel-died", 9)
