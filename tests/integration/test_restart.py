@@ -294,7 +294,8 @@ async def test_both_clients_restart_sessions(server: Caller) -> None:
 async def test_a_session_that_closed_its_home_to_itself_is_restarted(agent: LocalAgent) -> None:
     spec = a_spec()
     await agent.launch(spec)
-    await run(agent, spec.session_id, "import os; os.chmod('/home/work', 0)", "r1")
+    await run(agent, spec.session_id, "import os; os.chmod('/home/work', 0); os._exit(0)", "r1")
+    assert output(await run(agent, spec.session_id, "print(1)")) == "1\n"
 
     await agent.restart(spec.session_id)
 
