@@ -10,6 +10,7 @@ from typing import Any
 import aiohttp
 import pytest
 from aiohttp import web_protocol
+from yarl import URL
 
 from roost.client.api import Target
 from roost.server.http.problems import STATUSES
@@ -127,6 +128,20 @@ async def test_a_body_that_is_not_as_it_is_encoded_is_a_400(
         assert (raw.status, (await raw.json())["type"].rpartition("/")[2]) == (400, "generic-bad-request")
 
     assert (await server("GET", "/session")).status == 200
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
+@pytest.mark.parametrize("sent", [b"\x16\x03\x01\x02\r\n\r\n", b"GET /" + b"x" * 9000 + b" HTTP/1.1\r\n\r\n"])
+async def test_what_is_no_http_is_no_error_of_ours(
+    server: Caller, caplog: pytest.LogCaptureFixture, sent: bytes
+) -> None:
+    address = URL(server.target.endpoint)
+    reader, writer = await asyncio.open_connection(address.host, address.port)
+    writer.write(sent)
+    answer = await reader.read()
+    writer.close()
+
+    assert b" 400 " in answer.splitlines()[0]
     assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
 

@@ -53,12 +53,14 @@ async def test_input_is_asked_for_and_answered(session: Caller) -> None:
     asked = await session.execute("class-7", "import getpass\nprint('got', input('Who? '), getpass.getpass('PIN? '))")
     again = await session.execute("class-7", mode="continue", run_id=asked["runId"])
     secret = await session.execute("class-7", "Al", "input", asked["runId"])
+    still_secret = await session.execute("class-7", mode="continue", run_id=asked["runId"])
     done = await session.execute("class-7", "abc", "user-input", asked["runId"])
 
     assert (asked["status"], asked["options"]) == ("waiting-input", {"is_password": False})
     assert asked["console"] == [["stdout", "Who? "]]
     assert (again["status"], again["console"]) == ("waiting-input", [])
     assert (secret["options"], secret["console"]) == ({"is_password": True}, [["stdout", "PIN? "]])
+    assert (again["options"], still_secret["options"]) == ({"is_password": False}, {"is_password": True})
     assert (done["status"], done["console"]) == ("finished", [["stdout", "got Al abc\n"]])
 
 

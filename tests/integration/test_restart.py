@@ -289,3 +289,14 @@ async def test_both_clients_restart_sessions(server: Caller) -> None:
         second = await handle.run("print('y' in globals())")
 
     assert (first.stdout, second.stdout) == ("False yes\n", "False\n")
+
+
+async def test_a_session_that_closed_its_home_to_itself_is_restarted(agent: LocalAgent) -> None:
+    spec = a_spec()
+    await agent.launch(spec)
+    await run(agent, spec.session_id, "import os; os.chmod('/home/work', 0); os._exit(0)", "r1")
+    assert output(await run(agent, spec.session_id, "print(1)")) == "1\n"
+
+    await agent.restart(spec.session_id)
+
+    assert output(await run(agent, spec.session_id, "print(open('a', 'w').write('a'))", "r2")) == "1\n"

@@ -127,9 +127,11 @@ async def test_names_are_completed_in_each_form(server: Caller) -> None:
     dedicated = await server("POST", f"/session/{ref}/complete", {"code": "print(alp)", "options": options})
     mode = await server("POST", f"/session/{ref}", {"mode": "complete", "runId": None, "code": "alp", "options": {}})
     malformed = await server("POST", f"/session/{ref}", {"code": "print(alp)", "options": {"row": 0, "col": 9}})
+    no_cursor = {"row": 0, "col": 0, "line": "", "post": ""}
+    default = await server("POST", f"/session/{ref}/complete", {"code": "alp", "options": no_cursor})
     nothing = await server("POST", f"/session/{ref}/complete", {"code": "", "options": None})
 
-    for reply in (dedicated, mode, malformed):
+    for reply in (dedicated, mode, malformed, default):
         assert (reply.status, reply.body) == (200, {"result": {"status": "finished", "completions": ["alphabet"]}})
     assert nothing.body["result"]["completions"] == []
 

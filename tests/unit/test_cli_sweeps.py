@@ -78,6 +78,7 @@ def test_refusals_are_told_line_by_line() -> None:
     assert told("session-not-found") == ["BackendAPIError: 404 Not Found - T"]
     assert len(told("too-many-sessions-matched", data={"matches": matches})) == 11
     assert told("session-already-exists", data={"existingSessionId": "i"})[1:] == ["- existing session: i"]
+    assert told("image-not-found", hint="those here are a, b")[1:] == ["- those here are a, b"]
     assert told("invalid-api-params", msg="m", data={"name": "bad"})[1:] == ["- m", "- name: bad"]
     assert told("graphql-error", data=[{"message": "g"}])[1:] == ["- g"]
     assert bold("x").replace("\x1b[1m", "").replace("\x1b[22m", "") == "x"

@@ -115,3 +115,12 @@ def test_each_error_comes_back_as_its_class(cls: type[errors.RoostError]) -> Non
 def test_an_unknown_problem_goes_by_its_status() -> None:
     assert type(problem_to_error(404, None)) is errors.NotFound
     assert type(problem_to_error(502, {"title": "bad gateway"})) is errors.RoostError
+
+
+def test_what_is_wrong_with_parameters_is_in_the_message() -> None:
+    data = {"tag": "too long", "config": {"environ": {"A": "not a text"}}}
+    problem = {"type": "https://x/invalid-api-params", "title": "t", "msg": "validation failed", "data": data}
+
+    found = problem_to_error(400, problem)
+
+    assert found.message == "validation failed (tag: too long, config.environ.A: not a text)"

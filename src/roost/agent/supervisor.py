@@ -186,6 +186,7 @@ class LocalAgent(Agent):
         folder = self._sandboxes / spec.session_id
         home = folder / "home"
         home.mkdir(parents=True, mode=0o700, exist_ok=before is not None)
+        home.chmod(0o700)  # its programs may have closed it to themselves
         folder.chmod(0o711)
         uid = before.uid if before is not None else self._free_uid()
         if uid is not None and (closed := first_closed(self._runner)) is not None:

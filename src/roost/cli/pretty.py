@@ -138,6 +138,8 @@ def lines_of(error: BackendAPIError) -> list[str]:
             lines.extend(f"- {_message(one)}" for one in errors)
         case _:
             pass
+    if hint := problem.get("hint"):  # servers of ours say what to do next
+        lines.append(f"- {hint}")
     return lines
 
 

@@ -1,6 +1,7 @@
 """Turns problem documents back into the errors they were made of, and adds what only a client can meet."""
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import aiohttp
@@ -57,7 +58,18 @@ def problem_to_error(status: int, problem: Any) -> RoostError:
     cls = codes.get(code) or (AgentError if inner is not None else _BY_STATUS.get(status, RoostError))
     message = problem.get("msg") or problem.get("detail") or problem.get("title") or f"the server answered {status}"
     hint = problem.get("hint")
+    if code == InvalidParameters.code and (faults := ", ".join(_faults(problem.get("data")))):
+        message = f"{message} ({faults})"
     return cls(str(message), hint=str(hint) if hint else None, data=problem.get("data"))
+
+
+def _faults(data: Any, within: str = "") -> Iterator[str]:
+    """What is wrong with each parameter, nested ones by their path."""
+    for name, fault in data.items() if isinstance(data, dict) else ():
+        if isinstance(fault, dict):
+            yield from _faults(fault, f"{within}{name}.")
+        else:
+            yield f"{within}{name}: {fault}"
 
 
 async def api_error(raw: aiohttp.ClientResponse) -> BackendAPIError:

@@ -63,7 +63,10 @@ def _settle_in(home: str, environ: dict[str, str], program: str) -> None:
     # There is no screen, so matplotlib would look for one in vain.
     os.environ.setdefault("MPLBACKEND", "Agg")
     time.tzset()
-    os.chdir(home)
+    try:
+        os.chdir(home)
+    except OSError:
+        pass  # an earlier kernel has closed it to itself; code that mends that must be able to run
     sys.argv = [""]
     if program != sys.executable:
         # That of an environment of packages, which `site` recognizes by it; processes that user code starts get it too.

@@ -5,6 +5,7 @@ import contextlib
 import fcntl
 import importlib.metadata
 import json
+import logging
 import os
 import socket
 from collections.abc import AsyncIterator, Iterator
@@ -13,6 +14,7 @@ from typing import Any
 
 import structlog
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from roost.engines.base import Engine, EngineConfig
 from roost.server.auth.authenticators import BearerAuthenticator, SignatureAuthenticator
@@ -118,6 +120,7 @@ def _engine(name: str) -> Engine:
 
 @contextlib.asynccontextmanager
 async def _listening(app: web.Application, host: str, port: int) -> AsyncIterator[str]:
+    logging.getLogger("aiohttp.server").addFilter(_is_our_error)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=SHUTDOWN_S)
     await runner.setup()
     try:
@@ -131,6 +134,11 @@ async def _listening(app: web.Application, host: str, port: int) -> AsyncIterato
         yield f"http://{shown}:{bound[1]}"
     finally:
         await runner.cleanup()
+
+
+def _is_our_error(record: logging.LogRecord) -> bool:
+    """What comes as no HTTP, of a scanner of ports for instance, is answered 400 and is no error of the server."""
+    return record.exc_info is None or not isinstance(record.exc_info[1], HttpProcessingError)
 
 
 def _family(host: str) -> socket.AddressFamily:

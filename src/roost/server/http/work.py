@@ -76,7 +76,8 @@ def read_completed(body: Any) -> str:
     code, options = _code(body), check(_options(body), CompletionOptions)
     if options.line:
         return options.line
-    if options.row is None or options.col is None:
+    # Official SDKs send row and column 0 where their caller named no cursor; nothing stands before that one.
+    if options.row is None or options.col is None or options.row == options.col == 0:
         return code
     lines = code.split("\n")
     if options.row >= len(lines):

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -34,6 +35,8 @@ POLL_S = 2.0
 GATHER_S = 0.02
 """How long a poll that has output goes on to gather more."""
 POLL_BYTES = 1 << 20
+PROMPT_WITHIN = 100
+"""Among as many of its latest events the prompt of a run that waits is looked for; threads may print behind it."""
 LOG_BYTES = 1 << 20
 """As much of a session's output as the logs endpoint answers with: the last of it."""
 
@@ -232,7 +235,11 @@ async def _gather(agent: Agent, session_id: str, run_id: str, cursor: int, wait_
         at_end = page.run.last_seq <= (events[-1].seq if events else cursor)
         settled = at_end and page.run.state in (RunState.ENDED, RunState.WAITING)
         if settled or size >= POLL_BYTES or time.monotonic() >= deadline:
-            return _polled(run_id, events, page, cursor)
+            polled = _polled(run_id, events, page, cursor)
+            if polled.options == {}:  # whoever asks again has to know whether to hide what is typed
+                latest = await agent.read(session_id, run_id, after=max(0, page.run.last_seq - PROMPT_WITHIN))
+                polled = msgspec.structs.replace(polled, options=_asked(latest.events))
+            return polled
         if not has_output and console_of(page.events):
             has_output = True
             deadline = min(deadline, time.monotonic() + GATHER_S)
@@ -260,8 +267,7 @@ def _polled(run_id: str, events: list[Event], page: Page, cursor: int) -> Polled
         status, exit_code = "finished", exit_code_of(end, page.run.mode)
     elif page.run.state is RunState.WAITING and page.run.last_seq <= seq:
         status = "waiting-input"
-        prompts = [event for event in events if event.kind is EventKind.PROMPT]
-        options = {"is_password": bool(prompts[-1].data["password"])} if prompts else {}
+        options = _asked(events)
     return Polled(
         run_id=run_id,
         status=status,
@@ -272,6 +278,12 @@ def _polled(run_id: str, events: list[Event], page: Page, cursor: int) -> Polled
         seq=seq,
         end=end,
     )
+
+
+def _asked(events: Sequence[Event]) -> dict[str, Any]:
+    """What the last prompt among these wants; empty where there is none."""
+    prompts = [event for event in events if event.kind is EventKind.PROMPT]
+    return {"is_password": bool(prompts[-1].data["password"])} if prompts else {}
 
 
 async def _written(agent: Agent, session_id: str, run_id: str) -> list[str]:
