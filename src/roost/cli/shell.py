@@ -1,23 +1,26 @@
 """`roost shell`: an interactive session on the terminal."""
 
 import codeop
+import contextlib
 import re
 import shlex
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import click
 
-from roost.cli.output import fail, note
+from roost.cli.output import fail, note, print_failure
 from roost.cli.screen import Running, Screen, ask
 from roost.client.api import Api, find_target, session_path
 from roost.client.blocking import SessionHandle, session
 from roost.client.config import local_state_path
+from roost.client.errors import Unreachable
 from roost.client.worker import Worker
-from roost.wire.errors import RoostError, SessionNotFound
+from roost.wire.errors import InvalidParameters, LimitExceeded, RoostError, SessionNotFound
+from roost.wire.ids import new_run_id
 from roost.wire.runs import InterruptOutcome
 
 GRACE_S = 5.0
@@ -38,7 +41,7 @@ def shell(name: str, image: str) -> None:
     with session(name, image, keep=True, on_wait=lambda why: note(f"waiting: {why}")) as handle:
         found = "found" if handle.existed else "made"
         note(f"{found} session {name} ({image}); Ctrl-D leaves it")
-        _Conversation(handle, language_of(image)).hold()
+        converse(_reader(handle, language_of(image)), handle)
     note(f"session {name} lives on")
     note(f"hint: return with `roost shell {name}`, end it with `roost rm {name}`")
 
@@ -111,36 +114,45 @@ def _image_of(name: str) -> str | None:
         worker.stop()
 
 
-class _Conversation:
-    """Reads a piece of code, runs it, shows what it says, and so on."""
+def converse(read: Callable[[], str], handle: SessionHandle) -> None:
+    """Run what is read, piece by piece, up to its end.
 
-    def __init__(self, handle: SessionHandle, language: str) -> None:
-        from prompt_toolkit import PromptSession
-        from prompt_toolkit.history import FileHistory
+    Args:
+        read: a piece of code; raises `EOFError` at the end, `KeyboardInterrupt` where a piece is given up.
+    """
+    while True:
+        try:
+            text = read()
+        except KeyboardInterrupt:
+            continue
+        except EOFError:
+            return
+        if not text.strip():
+            continue
+        run_id = new_run_id()
+        try:
+            screen = _PatientScreen(echo=True)
+            screen.tell_end(screen.follow(handle.start(text, run_id=run_id)))
+        except KeyboardInterrupt:  # before anybody knew that it runs, or behind its end
+            with contextlib.suppress(RoostError, KeyboardInterrupt):
+                handle.get_run(run_id).interrupt()
+        except (LimitExceeded, InvalidParameters, Unreachable) as error:  # the session is still there
+            print_failure(error)
 
-        self._handle = handle
-        self._language = language
-        self._prompts: PromptSession[str] = PromptSession(
-            history=FileHistory(str(_history_file(language))),
-            completer=_completer(handle),
-            complete_while_typing=False,
-            multiline=True,
-            key_bindings=_bindings(language),
-            prompt_continuation="... ",
-        )
 
-    def hold(self) -> None:
-        """Go on until the end of the input."""
-        while True:
-            try:
-                text = self._prompts.prompt(">>> ")
-            except KeyboardInterrupt:
-                continue
-            except EOFError:
-                return
-            if text.strip():
-                screen = _PatientScreen(echo=True)
-                screen.tell_end(screen.follow(self._handle.start(text)))
+def _reader(handle: SessionHandle, language: str) -> Callable[[], str]:
+    from prompt_toolkit import PromptSession
+    from prompt_toolkit.history import FileHistory
+
+    prompts: PromptSession[str] = PromptSession(
+        history=FileHistory(str(_history_file(language))),
+        completer=_completer(handle),
+        complete_while_typing=False,
+        multiline=True,
+        key_bindings=_bindings(language),
+        prompt_continuation="... ",
+    )
+    return lambda: prompts.prompt(">>> ")
 
 
 class _PatientScreen(Screen):
