@@ -11,6 +11,7 @@ from signal import SIGINT
 
 import pytest
 
+from roost.wire.versions import CLIENT_VERSION, SERVER_VERSION
 from tests.unit.client_server import ACCESS_KEY, SECRET_KEY, ClientServer
 
 SOURCE = Path(__file__).parents[2] / "src"
@@ -122,6 +123,9 @@ def test_the_compatible_command_shows_its_configuration(server: ClientServer) ->
     assert f"API endpoint: {server.endpoint}\n" in done.stdout
     assert ACCESS_KEY in done.stdout
     assert SECRET_KEY not in done.stdout
+    assert f"Client's API version: {CLIENT_VERSION}\n" in done.stdout
+    assert f"Server's API version: {SERVER_VERSION}\n" in done.stdout
+    assert f"Negotiated API version: {CLIENT_VERSION}\n" in done.stdout
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from roost.cli.sessions import create, destroy, restart, session
 from roost.client import __version__
 from roost.client.api import configured_target
 from roost.client.config import APIConfig, get_config, set_config
+from roost.client.session import Session
 
 _FIRST, _LAST, _LENGTH = 6, 10, 40
 """What `config` shows of a secret key, and how long those are that we and the original make."""
@@ -34,12 +35,16 @@ def main(skip_sslcert_validation: bool) -> None:
 
 @main.command()
 def config() -> None:
-    """Show the configuration; asks no server."""
+    """Show the configuration, and which version of the API the server and we agree on."""
     current = get_config()
+    with Session() as api:
+        theirs, agreed = api.server_version, api.api_version
     rows = {
         "API endpoint": ", ".join(str(endpoint) for endpoint in current.endpoints),
         "Endpoint type": current.endpoint_type,
-        "API version": current.version,
+        "Client's API version": current.version,
+        "Server's API version": _version(theirs) if theirs is not None else "(the server does not say)",
+        "Negotiated API version": _version(agreed),
         "Domain": current.domain,
         "Group": current.group,
         "Access key": current.access_key or "(none)",
@@ -52,6 +57,10 @@ def config() -> None:
         return
     for label, value in rows.items():
         click.echo(f"{label}: {value}")
+
+
+def _version(version: tuple[int, str]) -> str:
+    return f"v{version[0]}.{version[1]}"
 
 
 def _masked(secret: str) -> str:

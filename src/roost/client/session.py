@@ -25,6 +25,8 @@ class _Agreed(tuple[int, str]):
     """An API version, with what else the server said."""
 
     is_roost = False
+    server: tuple[int, str] | None = None
+    """The server's own; None where it does not say."""
 
 
 async def _negotiate_api_version(http_session: aiohttp.ClientSession, config: APIConfig) -> tuple[int, str]:
@@ -47,6 +49,7 @@ async def _negotiate_api_version(http_session: aiohttp.ClientSession, config: AP
         return ours
     agreed = _Agreed(min(theirs, ours))
     agreed.is_roost = "roost" in told
+    agreed.server = theirs
     if theirs > ours and not agreed.is_roost:
         warnings.warn("the server is newer than this client", APIVersionWarning, stacklevel=2)
     elif theirs < MIN_API_VERSION:
@@ -63,6 +66,8 @@ class _Connected(BaseSession):
         self.config = config if config is not None else get_config()
         self.proxy_mode = proxy_mode
         self.api_version = parse_api_version(self.config.version)
+        self.server_version: tuple[int, str] | None = None
+        """What the server speaks; None where it does not say, or cannot be reached."""
         self._closed = False
         self._activation: Activation | None = None
         for function_class in (ComputeSession,):
@@ -86,6 +91,7 @@ class _Connected(BaseSession):
         if not self.proxy_mode:
             self.api_version = await _negotiate_api_version(self.aiohttp_session, self.config)
             self.is_roost = getattr(self.api_version, "is_roost", False)
+            self.server_version = getattr(self.api_version, "server", None)
 
     async def _announce(self) -> None:
         handler = self.config.announcement_handler
