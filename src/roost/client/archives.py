@@ -6,6 +6,7 @@
 import io
 import shutil
 import tarfile
+import warnings
 from pathlib import Path, PurePosixPath
 from typing import IO
 
@@ -24,8 +25,10 @@ def inside_home(path: str) -> PurePosixPath:
 def extract(archive: bytes, dest: Path) -> list[str]:
     """Unpack a tar below `dest`, and return the names in it. Nothing is written if anything in it is refused.
 
+    Links that lead outside of `dest`, as those of a virtual environment do, are left out with a warning.
+
     Raises:
-        BackendClientError: it is no tar, or something in it would lie, or lead, outside of `dest`.
+        BackendClientError: it is no tar, or something in it would lie outside of `dest`.
     """
     return _unpack(io.BytesIO(archive), dest)
 
@@ -33,10 +36,14 @@ def extract(archive: bytes, dest: Path) -> list[str]:
 def _unpack(archive: IO[bytes], dest: Path, strip: int = 0) -> list[str]:
     try:
         with tarfile.open(fileobj=archive, mode="r:") as tar:
-            members = tar.getmembers()
-            for member in members:
+            members = []
+            for member in tar.getmembers():
                 _check(member)
                 member.name = PurePosixPath(*PurePosixPath(member.name).parts[strip:]).as_posix()
+                if _leads_outside(member):
+                    warnings.warn(f"the link {member.name!r} leads outside, and was left out", stacklevel=3)
+                else:
+                    members.append(member)
             # Links come last, so nothing is ever written through one that the archive brought.
             for member in sorted(members, key=tarfile.TarInfo.issym):
                 _write(tar, member, dest)
@@ -74,19 +81,18 @@ def _check(member: tarfile.TarInfo) -> None:
     path = PurePosixPath(member.name)
     if path.is_absolute() or ".." in path.parts:
         raise BackendClientError(f"the archive holds {member.name!r}, which lies outside")
-    if member.issym():
-        _check_link(member, path)
-    elif not (member.isreg() or member.isdir()):
+    if not (member.isreg() or member.isdir() or member.issym()):
         raise BackendClientError(f"the archive holds {member.name!r}, which is neither file, folder nor symbolic link")
 
 
-def _check_link(member: tarfile.TarInfo, path: PurePosixPath) -> None:
+def _leads_outside(member: tarfile.TarInfo) -> bool:
+    if not member.issym():
+        return False
     # Only leading `..` are allowed: after a name, which may be another link, they could lead anywhere.
     target = PurePosixPath(member.linkname)
     ups = sum(part == ".." for part in target.parts)
     leads_up_first = all(part == ".." for part in target.parts[:ups])
-    if target.is_absolute() or not leads_up_first or ups >= len(path.parts):
-        raise BackendClientError(f"the archive holds the link {member.name!r}, which leads outside")
+    return target.is_absolute() or not leads_up_first or ups >= len(PurePosixPath(member.name).parts)
 
 
 def _write(tar: tarfile.TarFile, member: tarfile.TarInfo, dest: Path) -> None:
