@@ -14,6 +14,7 @@ from aiohttp import web
 
 from roost.server.domain import webhooks as rules
 from roost.server.domain.webhooks import DELAYS_S, host_of, is_public, next_attempt
+from roost.server.services.webhooks import check_callback
 from roost.server.settings import load_settings
 from roost.wire.errors import InvalidParameters
 from tests.servers import Caller, a_server
@@ -179,6 +180,7 @@ async def test_a_host_that_the_operator_named_is_posted_to(data_dir: Path) -> No
         ("2002:7f00:1::", False),
         ("64:ff9b::7f00:1", False),
         ("fe80::1%eth0", False),
+        ("fec0::1", False),
     ],
 )
 def test_only_addresses_of_the_internet_are_public(address: str, public: bool) -> None:
@@ -191,6 +193,12 @@ def test_only_addresses_of_the_internet_are_public(address: str, public: bool) -
 def test_what_cannot_be_posted_to_is_no_webhook(url: str) -> None:
     with pytest.raises(InvalidParameters, match="callback_url"):
         host_of(url)
+
+
+@pytest.mark.parametrize("dot", ["\u3002", "\uff0e", "\uff61"])
+def test_an_address_in_disguise_is_refused(dot: str) -> None:
+    with pytest.raises(InvalidParameters, match="no public address"):
+        check_callback(f"http://{dot.join(('127', '0', '0', '1'))}/", False)
 
 
 def test_attempts_end() -> None:

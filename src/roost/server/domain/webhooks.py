@@ -4,9 +4,9 @@ import hashlib
 import hmac
 import ipaddress
 import json
-from urllib.parse import urlsplit
 
 import msgspec
+from yarl import URL
 
 from roost.server.domain.times import iso
 from roost.wire.errors import InvalidParameters
@@ -62,14 +62,14 @@ def next_attempt(attempts: int, now: float) -> float | None:
 
 
 def host_of(url: str) -> str:
-    """The host that a webhook names.
+    """The host that a webhook names, as the HTTP client reads it: other digits and dots may stand for those of ASCII.
 
     Raises:
         InvalidParameters: it is no URL that can be posted to.
     """
     try:
-        parts = urlsplit(url)
-        host, _ = parts.hostname, parts.port
+        parts = URL(url)
+        host, _ = parts.raw_host, parts.port
     except ValueError:
         host = None
     if not host or len(url) > MAX_URL or parts.scheme not in ("http", "https") or not url.isprintable() or " " in url:
@@ -91,7 +91,7 @@ def is_public(address: str) -> bool:
     except ValueError:
         return False
     if isinstance(ip, ipaddress.IPv6Address):
-        if ip.scope_id is not None:
+        if ip.scope_id is not None or ip.is_site_local:
             return False
         inner = ip.ipv4_mapped or ip.sixtofour or (ip.teredo[1] if ip.teredo else None)
         if ip in _NAT64:
