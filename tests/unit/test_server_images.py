@@ -1,11 +1,16 @@
 """Names, aliases and labels of images, and what may be required of their packages."""
 
+import asyncio
+import os
+from pathlib import Path
+
 import pytest
 
-from roost.agent.uv import by_pip, failure
+from roost.agent import uv
+from roost.agent.uv import MAX_LINE, by_pip, execute, failure
 from roost.server.domain.images import MAX_HOPS, Image, check_alias, check_reference, find_image, follow, labelled
 from roost.server.domain.requirements import may_be, read_pyproject, read_requirements
-from roost.wire.errors import ImageNotFound, InvalidParameters
+from roost.wire.errors import AgentError, ImageNotFound, InvalidParameters
 from roost.wire.sandboxes import Interpreter
 
 PYTHON = Interpreter(language="python", version="3.11", path="/usr/bin/python3.11")
@@ -206,3 +211,51 @@ def test_packages_that_would_have_to_be_built_are_named() -> None:
 
     assert "b, docopt has none that fits" in str(error.hint)
     assert said in error.message
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a = " + "[" * 100_000,
+        "a = " + "1" * 6000,
+        '[project]\nrequires-python = ">=' + "9" * 6000 + '"',
+        '[project]\nrequires-python = "' + ">=3," * 300 + '<3"',
+    ],
+)
+def test_a_hostile_pyproject_is_refused(text: str) -> None:
+    with pytest.raises(InvalidParameters):
+        read_pyproject(text, "3.11")
+
+
+def test_what_dynamic_should_not_be_leaves_nothing_to_a_program() -> None:
+    assert read_pyproject('[project]\ndynamic = 5\ndependencies = ["a"]', "3.11") == "a\n"
+
+
+def test_many_blanks_are_one() -> None:
+    requirement = f"a{' ' * 300_000}b"  # which uv refuses
+
+    assert read_requirements(requirement) == f"{requirement}\n"
+
+
+def test_a_long_message_without_a_word_is_looked_through_once() -> None:
+    assert "only wheels" not in str(failure("solving", "\n".join(["a" * MAX_LINE] * 200)).hint)
+
+
+async def test_a_builder_that_says_something_and_then_hangs_is_ended(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(uv, "COMMAND_TIMEOUT_S", 0.2)
+    lines = execute(["/bin/sh", "-c", "echo begun; exec sleep 30"], os.environ, tmp_path, "solving")
+
+    # Each in a task of its own, as those who stream them ask for them.
+    assert await asyncio.ensure_future(anext(lines)) == "begun"
+    with pytest.raises(AgentError, match=r"longer than 0\.2 s"):
+        await asyncio.ensure_future(anext(lines))
+
+
+async def test_of_a_long_line_the_beginning_is_told(tmp_path: Path) -> None:
+    script = "head -c 3000000 /dev/zero | tr '\\0' x; echo; printf end"
+
+    said = [line async for line in execute(["/bin/sh", "-c", script], os.environ, tmp_path, "solving")]
+
+    assert said == ["x" * MAX_LINE, "end"]

@@ -8,9 +8,10 @@ import shutil
 import signal
 import sys
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Mapping
 from importlib import import_module
 from pathlib import Path
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -19,12 +20,16 @@ from roost.wire.errors import AgentError, InvalidParameters
 COMMAND_TIMEOUT_S = 900.0
 LAST_LINES = 20
 MAX_LINE = 4096
+_PIECE = 1 << 16
 _TRUE = ("1", "true", "t", "yes", "y", "on")
 _PIP_TIMEOUT_S = 20.0
 _CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
 _SETTING = re.compile(r"(?:global|install|:env:)\.([a-z-]+)='(.*)'")
-_NO_WHEELS = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*?)(?:[=<>!~]=?[^\s]+)? has no (?:usable )?wheels")
-"""uv says so of each package that it would have to build."""
+_NO_WHEELS = re.compile(r"(?<!\S)(\S+) has no (?:usable )?wheels")
+"""uv says so of each package that it would have to build. It begins where a word does: an index may send long ones."""
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+T = TypeVar("T")
 
 # What pip is told, by what uv calls it; either way of telling it counts.
 _BY_PIP = {
@@ -149,28 +154,45 @@ async def execute(
             env=dict(environ),
             cwd=cwd,
             start_new_session=True,
-            limit=1 << 20,
         )
     except OSError as error:
         raise AgentError(f"{argv[0]} cannot be executed: {error.strerror}") from error
     async with _ending(process):
         assert process.stdout is not None
+        # Not one timeout around all of it: each step may be awaited by another task.
+        until = asyncio.get_running_loop().time() + COMMAND_TIMEOUT_S
         try:
-            async with asyncio.timeout(COMMAND_TIMEOUT_S):
-                async for line in process.stdout:
-                    text = line.decode(errors="replace").rstrip()[:MAX_LINE]
-                    last.append(text)
-                    yield text
-                code = await process.wait()
+            rest = b""
+            while data := await _before(until, process.stdout.read(_PIECE)):
+                *lines, rest = (rest + data).split(b"\n")
+                # Of a line without end the beginning is enough.
+                rest = rest[: 4 * MAX_LINE]
+                for line in lines:
+                    last.append(_text(line))
+                    yield last[-1]
+            if rest:
+                last.append(_text(rest))
+                yield last[-1]
+            code = await _before(until, process.wait())
         except TimeoutError:
             raise AgentError(f"{doing} took longer than {COMMAND_TIMEOUT_S:g} s", hint="try again") from None
     if code not in allowed:
         raise failure(doing, "\n".join(last))
 
 
+def _text(line: bytes) -> str:
+    return line.decode(errors="replace").rstrip()[:MAX_LINE]
+
+
+async def _before(at: float, work: Coroutine[Any, Any, T]) -> T:
+    async with asyncio.timeout_at(at):
+        return await work
+
+
 def failure(doing: str, said: str) -> InvalidParameters:
     """What a failed program's last lines mean to the user."""
-    lacking = sorted(set(_NO_WHEELS.findall(" ".join(said.split()))))
+    words = _NO_WHEELS.findall(" ".join(said.split()))
+    lacking = sorted({name[0] for word in words if (name := _NAME.search(word))})
     hint = "correct the requirements; versions and names are looked up in the server's package index"
     if lacking:
         hint = f"only wheels are installed, and {', '.join(lacking)} has none that fits: choose another version"

@@ -8,7 +8,9 @@ from roost.wire.errors import InvalidParameters
 _NAME = r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?"
 _REQUIREMENT = re.compile(rf"{_NAME}\s*(?:\[[^\]]*\])?\s*(?:$|[<>=!~(;@\s].*)", re.DOTALL)
 _DIRECT = re.compile(rf"{_NAME}\s*(?:\[[^\]]*\])?\s*@\s*(\S+)")
-_PYTHON = re.compile(r"(~=|==|!=|<=|>=|<|>)\s*(\d+(?:\.\d+)*)(\.\*)?(?:(?:a|b|rc)\d+)?")
+_PYTHON = re.compile(r"(~=|==|!=|<=|>=|<|>)\s*(\d{1,9}(?:\.\d{1,9})*)(\.\*)?(?:(?:a|b|rc)\d+)?")
+_MAX_PYTHON = 1000
+"""Characters of a `requires-python`, which is tried with every patch."""
 _PATCHES = 100
 _HASH = re.compile(r"\s--hash[= ]\S+")
 
@@ -41,19 +43,22 @@ def read_pyproject(text: str, python: str) -> str:
     """
     try:
         document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except RecursionError:
+        raise InvalidParameters("the pyproject.toml is nested too deeply") from None
+    except ValueError as error:  # of `tomllib`, or of a number that is too long
         raise InvalidParameters(f"the pyproject.toml cannot be read: {error}") from None
     project = document.get("project")
     if not isinstance(project, dict):
         raise InvalidParameters("the pyproject.toml has no table [project]", hint="list packages in its dependencies")
-    if "dependencies" in (project.get("dynamic") or ()):
+    dynamic = project.get("dynamic")
+    if isinstance(dynamic, list) and "dependencies" in dynamic:
         raise InvalidParameters(
             "the pyproject.toml leaves its dependencies to a program", hint="send a requirements.txt instead"
         )
     wanted = project.get("requires-python", "")
     if not (isinstance(wanted, str) and may_be(python, wanted)):
         raise InvalidParameters(
-            f"the pyproject.toml is for Python {wanted}, and this image has {python}",
+            f"the pyproject.toml is for Python {wanted!s:.200}, and this image has {python}",
             hint="name another version with `python`, or correct requires-python",
         )
     tool = document.get("tool")
@@ -71,6 +76,8 @@ def read_pyproject(text: str, python: str) -> str:
 
 def may_be(python: str, wanted: str) -> bool:
     """Whether a Python of this minor version may be one of `requires-python`; not if that is nonsense."""
+    if len(wanted) > _MAX_PYTHON:
+        return False
     clauses = [clause.strip() for clause in wanted.split(",") if clause.strip()]
     read = [match for clause in clauses if (match := _PYTHON.fullmatch(clause))]
     if len(read) < len(clauses):
@@ -107,7 +114,8 @@ def _check(requirement: str) -> None:
         )
     if "${" in requirement:  # uv would put in what the server's environment holds
         raise InvalidParameters(f"variables are not read from requirements: {requirement!r:.200}")
-    bare = _HASH.sub("", requirement)
+    # Runs of blanks would let the patterns try each way of dividing them.
+    bare = " ".join(_HASH.sub("", requirement).split())
     if "--" in bare.partition(";")[0] or not _REQUIREMENT.fullmatch(bare):
         raise InvalidParameters(
             f"not a requirement: {requirement!r:.200}", hint="a name with versions, as in `pandas>=2`; no files"

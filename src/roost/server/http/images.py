@@ -37,7 +37,7 @@ async def build_image(request: web.Request) -> web.StreamResponse:
     """`POST /image`: server-sent events up to `image` or `problem`; who goes away gives the build up."""
     params = check(await read_json(request), ImageBuild)
     wanted = WantedImage(reference=params.name, **params.model_dump(exclude={"name"}))
-    plan = platform_of(request).images.plan(caller_of(request), wanted)
+    plan = await platform_of(request).images.plan(caller_of(request), wanted)
     response = web.StreamResponse(headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
     response.content_type = "text/event-stream"
     await response.prepare(request)

@@ -25,7 +25,10 @@ MAX_ENVIRON = 1 << 20
 """Bytes of all of them; half of what Linux hands over together with a program's arguments."""
 
 MAX_REQUIREMENTS = 1 << 20
-"""Characters of a requirements.txt or a pyproject.toml."""
+"""Characters of a requirements.txt, which may hold hashes."""
+
+MAX_PYPROJECT = 1 << 17
+"""Characters of a pyproject.toml. It takes Python the square of that to read the worst of them."""
 
 SINCE = {
     "scaling_group": (4, "20190315"),
@@ -240,7 +243,7 @@ class ImageBuild(Params):
 
     name: str
     requirements: Annotated[str, Field(max_length=MAX_REQUIREMENTS)] | None = None
-    pyproject: Annotated[str, Field(max_length=MAX_REQUIREMENTS)] | None = None
+    pyproject: Annotated[str, Field(max_length=MAX_PYPROJECT)] | None = None
     python: Annotated[str, Field(pattern=r"^\d\.\d{1,3}$")] | None = None
     labels: dict[str, str] = {}
     sdist: bool = False

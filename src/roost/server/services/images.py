@@ -103,7 +103,7 @@ class Images:
                 return row.requirements, row.lock
         return None
 
-    def plan(self, caller: Caller, wanted: WantedImage) -> Plan:
+    async def plan(self, caller: Caller, wanted: WantedImage) -> Plan:
         """Check a request for an image before anything is done for it.
 
         Raises:
@@ -126,7 +126,8 @@ class Images:
             raise InvalidParameters("send either `requirements` or `pyproject`")
         labelled(base, wanted.labels)
         if wanted.pyproject is not None:
-            requirements = read_pyproject(wanted.pyproject, base.interpreter.version)
+            # In a thread: a file may be made so that it takes long to read.
+            requirements = await asyncio.to_thread(read_pyproject, wanted.pyproject, base.interpreter.version)
         else:
             requirements = read_requirements(wanted.requirements or "")
         return Plan(reference=reference, base=base, requirements=requirements, labels=wanted.labels)
