@@ -1,6 +1,7 @@
 """What holds for every request: who may ask, in which version, and how a no is said."""
 
 import asyncio
+import gzip
 import json
 import socket
 from datetime import UTC, datetime, timedelta
@@ -9,7 +10,7 @@ from typing import Any
 
 import aiohttp
 import pytest
-from aiohttp import web_protocol
+from aiohttp import compression_utils, web_protocol
 from yarl import URL
 
 from roost.client.api import Target
@@ -131,17 +132,41 @@ async def test_a_body_that_is_not_as_it_is_encoded_is_a_400(
     assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
 
-@pytest.mark.parametrize("sent", [b"\x16\x03\x01\x02\r\n\r\n", b"GET /" + b"x" * 9000 + b" HTTP/1.1\r\n\r\n"])
-async def test_what_is_no_http_is_no_error_of_ours(
-    server: Caller, caplog: pytest.LogCaptureFixture, sent: bytes
+@pytest.mark.parametrize("path", ["/healthz", "/session", "/nowhere"])
+async def test_a_packed_body_is_refused_before_anybody_unpacks_it(
+    server: Caller, monkeypatch: pytest.MonkeyPatch, path: str
 ) -> None:
-    address = URL(server.target.endpoint)
-    reader, writer = await asyncio.open_connection(address.host, address.port)
-    writer.write(sent)
-    answer = await reader.read()
+    unpacked: list[int] = []
+    unpack = compression_utils.ZLibDecompressor.decompress_sync
+
+    def note(self: compression_utils.ZLibDecompressor, data: bytes, *args: Any, **kwargs: Any) -> bytes:
+        unpacked.append(len(data))
+        return unpack(self, data, *args, **kwargs)
+
+    monkeypatch.setattr(compression_utils.ZLibDecompressor, "decompress_sync", note)
+    url, body = server.target.endpoint + path, gzip.compress(bytes(1 << 20))
+    async with server.http.post(url, data=body, headers={"Content-Encoding": "GZip"}) as raw:
+        assert raw.status == 400
+        assert "Content-Encoding" in (await raw.json())["msg"]
+    assert (await server("GET", "/session")).status == 200  # by then the rest of the body is read
+
+    assert unpacked == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    [b"GET / HTTP/9.9", b"GET /" + b"a" * 10_000 + b" HTTP/1.1", b"OPTIONS * HTTP/1.1", b"\x16\x03\x01\x02"],
+)
+async def test_what_is_no_http_is_answered_and_no_error_of_the_servers(
+    server: Caller, caplog: pytest.LogCaptureFixture, line: bytes
+) -> None:
+    url = URL(server.target.endpoint)
+    reader, writer = await asyncio.open_connection(url.host, url.port)
+    writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" + line + b"\r\n\r\n")
+    answers = await reader.read()
     writer.close()
 
-    assert b" 400 " in answer.splitlines()[0]
+    assert b" 400 " in answers
     assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
 

@@ -120,8 +120,7 @@ def _engine(name: str) -> Engine:
 
 @contextlib.asynccontextmanager
 async def _listening(app: web.Application, host: str, port: int) -> AsyncIterator[str]:
-    logging.getLogger("aiohttp.server").addFilter(_is_our_error)
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=SHUTDOWN_S)
+    runner = web.AppRunner(app, access_log=None, logger=_http_log(), auto_decompress=False, shutdown_timeout=SHUTDOWN_S)
     await runner.setup()
     try:
         try:
@@ -136,9 +135,12 @@ async def _listening(app: web.Application, host: str, port: int) -> AsyncIterato
         await runner.cleanup()
 
 
-def _is_our_error(record: logging.LogRecord) -> bool:
-    """What comes as no HTTP, of a scanner of ports for instance, is answered 400 and is no error of the server."""
-    return record.exc_info is None or not isinstance(record.exc_info[1], HttpProcessingError)
+def _http_log() -> logging.Logger:
+    """aiohttp's, without the faults of clients: what is no HTTP is answered, and concerns no operator."""
+    logger = logging.getLogger("roost.server.http")
+    if not logger.filters:
+        logger.addFilter(lambda record: not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError)))
+    return logger
 
 
 def _family(host: str) -> socket.AddressFamily:

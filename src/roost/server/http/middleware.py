@@ -78,6 +78,23 @@ async def break_off(request: web.Request, handler: Handler) -> web.StreamRespons
 
 
 @web.middleware
+async def check_encoding(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Refuse packed bodies: a few kilobytes may stand for gigabytes, and unpacking them would keep all others waiting.
+
+    The server is told to leave them packed, also where it reads one for nobody before it closes a connection.
+    """
+    encoding = request.headers.get(hdrs.CONTENT_ENCODING, "identity")
+    if encoding.lower() != "identity":
+        return problem(
+            "generic-bad-request",
+            "The request cannot be handled.",
+            msg=f"bodies are not unpacked here: Content-Encoding {encoding!r:.40}",
+            hint="send the body as it is",
+        )
+    return await handler(request)
+
+
+@web.middleware
 async def check_version(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Refuse API versions that we do not speak."""
     headers = request.headers

@@ -5,7 +5,14 @@ from aiohttp import web
 from roost.server.http import content, execute, files, images, root, runs, sessions, stream
 from roost.server.http.context import PLATFORM
 from roost.server.http.deliveries import Deliveries
-from roost.server.http.middleware import add_headers, answer_problems, authenticate, break_off, check_version
+from roost.server.http.middleware import (
+    add_headers,
+    answer_problems,
+    authenticate,
+    break_off,
+    check_encoding,
+    check_version,
+)
 from roost.server.services.platform import Platform
 
 MAX_BODY = 64 << 20
@@ -13,9 +20,8 @@ MAX_BODY = 64 << 20
 
 def make_web_app(platform: Platform) -> web.Application:
     """The web application over a platform."""
-    app = web.Application(
-        middlewares=[answer_problems, break_off, check_version, authenticate], client_max_size=MAX_BODY
-    )
+    around = [answer_problems, break_off, check_encoding, check_version, authenticate]
+    app = web.Application(middlewares=around, client_max_size=MAX_BODY)
     app[PLATFORM] = platform
     app.on_response_prepare.append(add_headers)
     app.add_routes([web.get("/", root.get_root), web.get("/healthz", root.get_health)])
