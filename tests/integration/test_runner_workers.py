@@ -158,6 +158,17 @@ def test_whatever_waits_for_a_line_prompts_for_it(runner: Runner, program: str) 
     assert (text(frames), end(frames)["exit_code"]) == ("got it\n", 0)
 
 
+@pytest.mark.skipif(os.uname().machine != "x86_64", reason="numbers of system calls are those of x86_64")
+@pytest.mark.parametrize("call", ["7, c_ulong(-1), 0, 500", "23, 0, c_ulong(-1), 0, 0, (c_long * 2)(0, 500000)"])
+def test_whoever_waits_with_an_address_that_is_none_is_left_alone(runner: Runner, call: str) -> None:
+    agent = connected(runner)
+
+    agent.batch(exec=f"python3 -c 'from ctypes import *; CDLL(None).syscall({call})'; echo done")
+    frames = agent.until_end()
+
+    assert (text(frames), end(frames)["status"]) == ("done\n", "ok")
+
+
 def test_the_end_of_input_reaches_a_program(runner: Runner) -> None:
     agent = connected(runner)
 
@@ -406,6 +417,31 @@ def test_completing_calls_nothing_of_the_user(runner: Runner) -> None:
 
     assert complete(agent, "a.de") == ["a.deep"]
     assert complete(agent, "a.deep.de") == []
+    assert not (runner.home / "called").exists()
+
+
+def test_completing_calls_nothing_of_the_users_own_kinds(runner: Runner) -> None:
+    agent = connected(runner)
+    agent.start(
+        "def call(*args): open('called', 'w'); return True\n"
+        "class Text(str): startswith = isidentifier = call\n"
+        "class Names(dict): __iter__ = __contains__ = keys = call\n"
+        "class Kind(type): __getattribute__ = call\n"
+        "class Thing(metaclass=Kind): pass\n"
+        "class A: __dict__ = property(call)\n"
+        "class B: pass\n"
+        "a, b, c = A(), B(), B()\n"
+        "b.__dict__[Text('deed')] = b.deep = Thing()\n"
+        "c.__dict__ = Names(deep=1)\n"
+        "globals()[Text('bad')] = 1"
+    )
+    agent.until_end()
+
+    assert complete(agent, "a.de") == []
+    assert complete(agent, "b.de") == ["b.deep"]
+    assert complete(agent, "b.deep.de") == []
+    assert complete(agent, "c.de") == ["c.deep"]
+    assert complete(agent, "ba") == []
     assert not (runner.home / "called").exists()
 
 

@@ -282,8 +282,8 @@ def _waits(pid: int, thread: int, pipe: tuple[int, int]) -> bool:
         first, second = int(arguments[0], 16), int(arguments[1], 16)
         waited_for = [os.stat(f"/proc/{pid}/fd/{one}") for one in _waited_for(pid, call, first, second)]
         return any((held.st_dev, held.st_ino) == pipe for held in waited_for)
-    except (OSError, ValueError, IndexError, struct.error):
-        return False  # it runs, or is gone, or is not ours to look at
+    except (OSError, ValueError, IndexError, OverflowError, struct.error):
+        return False  # it runs, or is gone, or is not ours to look at, or waits with an address that is none
 
 
 def _waited_for(pid: int, call: str, first: int, second: int) -> Iterable[int]:

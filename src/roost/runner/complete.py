@@ -24,6 +24,8 @@ _FROM_IMPORT = re.compile(
     r"\s*from\s+(?P<module>[\w.]+)\s+import\s+(?:\(?\s*)(?:\w+(?:\s+as\s+\w+)?\s*,\s*)*(?P<name>\w*)\Z"
 )
 _MISSING = object()
+_OF_C = (type(type.__dict__["__dict__"]), type(type.__dict__["__mro__"]))
+"""Descriptors that nobody can write in Python."""
 
 
 def complete(text: str, namespace: dict[str, Any]) -> list[str]:
@@ -51,7 +53,7 @@ def _words(word: str, namespace: dict[str, Any]) -> Iterable[str]:
     path, dot, beginning = word.rpartition(".")
     if not dot:
         names = [*namespace, *vars(builtins), *keyword.kwlist]
-        return [name for name in names if isinstance(name, str) and name.startswith(word)]
+        return [name for name in names if type(name) is str and name.startswith(word)]
     first, *rest = path.split(".")
     value = namespace.get(first, vars(builtins).get(first, _MISSING))
     for name in rest:
@@ -64,14 +66,14 @@ def _look_up(value: Any, name: str) -> Any:
     for names in _dictionaries(value):
         if name in names:
             found = names[name]
-            return _MISSING if hasattr(type(found), "__get__") and not callable(found) else found
+            return _MISSING if _is_computed(type(found)) and not callable(found) else found
     return _MISSING
 
 
 def _names(value: Any) -> Iterable[str]:
     if value is _MISSING or value is None:
         return []
-    return [name for names in _dictionaries(value) for name in names if isinstance(name, str) and name.isidentifier()]
+    return [name for names in _dictionaries(value) for name in names if type(name) is str and name.isidentifier()]
 
 
 def _dictionaries(value: Any) -> Iterable[Any]:
@@ -80,18 +82,37 @@ def _dictionaries(value: Any) -> Iterable[Any]:
         return
     cls = type(value)
     if issubclass(cls, type):
-        for base in type.__dict__["__mro__"].__get__(value):
-            yield type.__dict__["__dict__"].__get__(base)
+        for base in _bases(value):
+            yield _dictionary(base)
     else:
-        try:
-            own = object.__getattribute__(value, "__dict__")
-        except AttributeError:
-            own = {}
-        if isinstance(own, dict):
-            yield own
-    for base in type.__dict__["__mro__"].__get__(cls):
+        # The keys of a dictionary may be texts of the user's own kind, and it may be of the user's kind itself.
+        yield {name: one for name, one in dict.items(_own(value)) if type(name) is str}
+    for base in _bases(cls):
         if base is not object or issubclass(cls, type):
-            yield type.__dict__["__dict__"].__get__(base)
+            yield _dictionary(base)
+
+
+def _own(value: Any) -> Any:
+    found: Any = next((one["__dict__"] for one in map(_dictionary, _bases(type(value))) if "__dict__" in one), None)
+    if type(found) not in _OF_C:  # it has none, or it would have to be computed
+        return {}
+    try:
+        own = found.__get__(value)
+    except (AttributeError, TypeError):
+        return {}
+    return own if isinstance(own, dict) else {}
+
+
+def _is_computed(cls: type) -> bool:
+    return any("__get__" in _dictionary(base) for base in _bases(cls))
+
+
+def _bases(cls: type) -> Any:
+    return type.__dict__["__mro__"].__get__(cls)
+
+
+def _dictionary(cls: type) -> Any:
+    return type.__dict__["__dict__"].__get__(cls)
 
 
 def _modules(beginning: str) -> Iterable[str]:
