@@ -273,6 +273,17 @@ async def test_a_package_for_no_python_like_this_is_refused_with_its_reason(serv
     assert "requires Python >=3.99" in problem["msg"]
 
 
+async def test_a_package_of_very_deep_folders_is_refused_and_leaves_nothing(
+    server: Caller, data_dir: Path, index: Path
+) -> None:
+    a_wheel(index, "deep", "1", {"d/" * 1000 + "deep.txt": ""})
+
+    problem = await problem_of(server, "analysis:1", "deep\n")
+
+    assert "nested too deeply" in problem["msg"]
+    assert folders(data_dir, "staging") == folders(data_dir, "envs") == []
+
+
 @pytest.mark.parametrize(
     ("requirements", "said"),
     [("tool==3", "no version of tool==3"), ("absent", "absent was not found"), ("tool==1\ntool==2", "unsatisfiable")],

@@ -22,7 +22,7 @@ from roost.agent.sweep import remove_tree
 from roost.agent.uv import Uv, execute, find_uv, set_up_uv
 from roost.runtimes.base import ENVIRONMENT
 from roost.wire.environments import Environment, EnvironmentRequest
-from roost.wire.errors import AgentError, ImageNotFound, RoostError
+from roost.wire.errors import AgentError, ImageNotFound, InvalidParameters, RoostError
 from roost.wire.sandboxes import Interpreter
 
 FORMAT = 1
@@ -125,6 +125,8 @@ class EnvironmentStore:
                     yield step
         except OSError as error:
             raise AgentError(f"the environment cannot be written: {error}", hint="is the disk full?") from error
+        except RecursionError as error:
+            raise InvalidParameters("the folders of a package are nested too deeply") from error
         finally:
             self._builds -= 1
 
