@@ -34,6 +34,14 @@ def test_pieces_of_one_stream_are_one_item_and_the_order_between_streams_stays()
     assert shown == [["stdout", "ab\n"], ["stderr", "e\n"], ["stdout", "c\n2"]]
 
 
+def test_a_prompt_is_shown_if_it_has_a_text() -> None:
+    asked = console_of(events((EventKind.PROMPT, {"prompt": 1, "text": "name? ", "password": False})))
+    waited = console_of(events((EventKind.PROMPT, {"prompt": 1, "text": "", "password": False})))
+
+    assert asked == [["stdout", "name? "]]
+    assert waited == []
+
+
 def test_what_a_user_must_know_is_told_on_stderr() -> None:
     shown = console_of(
         events(

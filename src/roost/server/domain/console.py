@@ -55,7 +55,7 @@ def _items(event: Event) -> Iterable[tuple[str, Any]]:
             yield "stderr", STATE_LOST
         case EventKind.GAP:
             yield "stderr", gap_sentence(event.data)
-        case EventKind.PROMPT:
+        case EventKind.PROMPT if event.data["text"]:
             yield "stdout", event.data["text"]
         case EventKind.RESULT:
             yield from _shown(event.data["mime"], event.data["text"])
