@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -86,7 +87,8 @@ async def test_what_all_clients_see_is_what_the_specification_says(ours: Any) ->
     assert ours["lives"]["renamed"][:2] == [False, True]
     assert ours["lives"]["later"] == ["PENDING", "cancelled"]
     assert ours["ended"][0] == "terminated"
-    assert {"cpu_used", "mem"} < set(ours["ended"][1])
+    # An ordinary user's host measures no session.
+    assert ({"cpu_used", "mem"} < set(ours["ended"][1])) == (os.getuid() == 0)
 
 
 CLIENTS = (*PINS, "ours")
