@@ -13,6 +13,7 @@ import pytest
 
 from roost.agent.environments import EnvironmentStore
 from roost.agent.interpreters import find_interpreters
+from roost.agent.sweep import remove_tree
 from roost.client.api import Target
 from roost.server.auth.secrets import SecretBox, new_access_key, new_secret_key
 from roost.server.store import accounts
@@ -282,6 +283,7 @@ async def test_a_package_of_very_deep_folders_is_refused_and_leaves_nothing(
 
     assert "nested too deeply" in problem["msg"]
     assert folders(data_dir, "staging") == folders(data_dir, "envs") == []
+    remove_tree(data_dir / "images" / "uv-cache")  # who removes the folder of the test does it by recursion
 
 
 @pytest.mark.parametrize(
