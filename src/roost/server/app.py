@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import fcntl
+import functools
 import importlib.metadata
 import json
 import logging
@@ -21,6 +22,7 @@ from roost.server.auth.authenticators import BearerAuthenticator, SignatureAuthe
 from roost.server.auth.keys import KeyRing
 from roost.server.auth.secrets import SecretBox, secret_of_file
 from roost.server.events.memory import MemoryBus
+from roost.server.http.context import STRANGERS
 from roost.server.http.routes import make_web_app
 from roost.server.scheduler.ledger import Ledger
 from roost.server.scheduler.loop import Scheduler
@@ -38,6 +40,9 @@ from roost.wire.errors import InvalidParameters, RoostError
 
 SHUTDOWN_S = 1.0
 """How long requests that wait, event streams among them, are given when the server stops."""
+
+BACKLOG = 1024
+"""As many connections wait to be accepted."""
 
 log = structlog.get_logger(__name__)
 
@@ -124,13 +129,18 @@ async def _listening(app: web.Application, host: str, port: int) -> AsyncIterato
     await runner.setup()
     try:
         try:
-            listener = socket.create_server((host, port), family=_family(host), reuse_port=False, backlog=1024)
+            listener = socket.create_server((host, port), family=_family(host), reuse_port=False, backlog=BACKLOG)
         except OSError as error:
             raise InvalidParameters(f"cannot listen on {host} port {port}: {error.strerror}") from error
-        await web.SockSite(runner, listener).start()
+        assert runner.server is not None
+        connect = functools.partial(app[STRANGERS].connect, runner.server)
+        listening = await asyncio.get_running_loop().create_server(connect, sock=listener, backlog=BACKLOG)
         bound = listener.getsockname()
         shown = f"[{bound[0]}]" if ":" in bound[0] else bound[0]
-        yield f"http://{shown}:{bound[1]}"
+        try:
+            yield f"http://{shown}:{bound[1]}"
+        finally:
+            listening.close()
     finally:
         await runner.cleanup()
 

@@ -8,11 +8,13 @@ from aiohttp import web
 
 from roost.server.auth.base import Caller
 from roost.server.domain.sessions import Session
+from roost.server.http.strangers import Strangers
 from roost.server.services.platform import Platform
 from roost.wire.errors import InvalidParameters
 from roost.wire.versions import parse_version
 
 PLATFORM = web.AppKey("platform", Platform)
+STRANGERS = web.AppKey("strangers", Strangers)
 CALLER = web.RequestKey("caller", Caller)
 VERSION = web.RequestKey("version", str)
 

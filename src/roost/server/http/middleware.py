@@ -4,7 +4,7 @@ import structlog
 from aiohttp import hdrs, web
 
 from roost.server.auth.base import Presented
-from roost.server.http.context import CALLER, VERSION, Handler, is_public, platform_of
+from roost.server.http.context import CALLER, STRANGERS, VERSION, Handler, is_public, platform_of
 from roost.server.http.problems import problem, problem_of
 from roost.wire.errors import NotAuthenticated, RoostError
 from roost.wire.versions import ACCEPTED_VERSIONS
@@ -125,6 +125,7 @@ async def authenticate(request: web.Request, handler: Handler) -> web.StreamResp
             caller = await authenticator.authenticate(presented)
             if caller is not None:
                 request[CALLER] = caller
+                request.app[STRANGERS].recognise(request.protocol)
                 break
         else:
             raise NotAuthenticated("no credentials were sent", hint="sign the request, or send a bearer token")

@@ -3,7 +3,7 @@
 from aiohttp import web
 
 from roost.server.http import content, execute, files, images, root, runs, sessions, stream
-from roost.server.http.context import PLATFORM
+from roost.server.http.context import PLATFORM, STRANGERS
 from roost.server.http.deliveries import Deliveries
 from roost.server.http.middleware import (
     add_headers,
@@ -13,6 +13,7 @@ from roost.server.http.middleware import (
     check_encoding,
     check_version,
 )
+from roost.server.http.strangers import Strangers
 from roost.server.services.platform import Platform
 
 MAX_BODY = 64 << 20
@@ -23,6 +24,7 @@ def make_web_app(platform: Platform) -> web.Application:
     around = [answer_problems, break_off, check_encoding, check_version, authenticate]
     app = web.Application(middlewares=around, client_max_size=MAX_BODY)
     app[PLATFORM] = platform
+    app[STRANGERS] = Strangers()
     app.on_response_prepare.append(add_headers)
     app.add_routes([web.get("/", root.get_root), web.get("/healthz", root.get_health)])
     app.add_routes(_image_routes())
