@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 from aiohttp import hdrs, web
 
-from roost.server.http.context import platform_of, session_of
+from roost.server.http.context import platform_of, session_of, streams
 from roost.wire.agent import SessionFiles
 from roost.wire.errors import InvalidParameters
 from roost.wire.sandboxes import FileInfo
@@ -56,6 +56,7 @@ async def get_content(request: web.Request) -> web.StreamResponse:
         return response
 
 
+@streams
 async def put_content(request: web.Request) -> web.Response:
     """`PUT …/files/{path}`: 201 where there was none, 204 where it was replaced; all of it or nothing."""
     session = await session_of(request)

@@ -8,12 +8,14 @@ from aiohttp import web
 
 from roost.server.auth.base import Caller
 from roost.server.domain.sessions import Session
+from roost.server.http.bodies import Bodies
 from roost.server.http.strangers import Strangers
 from roost.server.services.platform import Platform
 from roost.wire.errors import InvalidParameters
 from roost.wire.versions import parse_version
 
 PLATFORM = web.AppKey("platform", Platform)
+BODIES = web.AppKey("bodies", Bodies)
 STRANGERS = web.AppKey("strangers", Strangers)
 CALLER = web.RequestKey("caller", Caller)
 VERSION = web.RequestKey("version", str)
@@ -24,12 +26,23 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 H = TypeVar("H", bound=Handler)
 
 _PUBLIC: set[Handler] = set()
+_STREAMING: set[Handler] = set()
 
 
 def public(handler: H) -> H:
     """Mark a handler that needs no credentials."""
     _PUBLIC.add(handler)
     return handler
+
+
+def streams(handler: H) -> H:
+    """Mark a handler that reads the body itself, piece by piece."""
+    _STREAMING.add(handler)
+    return handler
+
+
+def is_streaming(handler: Any) -> bool:
+    return handler in _STREAMING
 
 
 def is_public(handler: Any) -> bool:

@@ -11,7 +11,7 @@ from aiohttp import BodyPartReader, MultipartWriter, hdrs, web
 from aiohttp.http_exceptions import HttpProcessingError
 from multidict import CIMultiDict
 
-from roost.server.http.context import answer, platform_of, session_of, version_of
+from roost.server.http.context import answer, platform_of, session_of, streams, version_of
 from roost.server.http.params import Download, DownloadSingle, FileList, read_params
 from roost.server.http.problems import printable
 from roost.server.services.files import MAX_BYTES, MAX_FILES_UP
@@ -20,6 +20,7 @@ from roost.wire.errors import FileNotFoundInSession, InvalidParameters
 _EXTENDED_NAME = re.compile(r"filename\*\s*=", re.IGNORECASE)
 
 
+@streams
 async def upload(request: web.Request) -> web.Response:
     """`POST …/upload`: a form whose parts are files."""
     session = await session_of(request)

@@ -4,7 +4,7 @@ import structlog
 from aiohttp import hdrs, web
 
 from roost.server.auth.base import Presented
-from roost.server.http.context import CALLER, STRANGERS, VERSION, Handler, is_public, platform_of
+from roost.server.http.context import BODIES, CALLER, STRANGERS, VERSION, Handler, is_public, is_streaming, platform_of
 from roost.server.http.problems import problem, problem_of
 from roost.wire.errors import NotAuthenticated, RoostError
 from roost.wire.versions import ACCEPTED_VERSIONS
@@ -130,6 +130,15 @@ async def authenticate(request: web.Request, handler: Handler) -> web.StreamResp
         else:
             raise NotAuthenticated("no credentials were sent", hint="sign the request, or send a bearer token")
     return await handler(request)
+
+
+@web.middleware
+async def hold_bodies(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Read the body, for which its caller has only so much room."""
+    if CALLER not in request or not request.can_read_body or is_streaming(request.match_info.handler):
+        return await handler(request)
+    async with request.app[BODIES].held(request, request[CALLER].access_key):
+        return await handler(request)
 
 
 async def add_headers(request: web.Request, response: web.StreamResponse) -> None:

@@ -3,7 +3,8 @@
 from aiohttp import web
 
 from roost.server.http import content, execute, files, images, root, runs, sessions, stream
-from roost.server.http.context import PLATFORM, STRANGERS
+from roost.server.http.bodies import MAX_BODY, Bodies
+from roost.server.http.context import BODIES, PLATFORM, STRANGERS
 from roost.server.http.deliveries import Deliveries
 from roost.server.http.middleware import (
     add_headers,
@@ -12,19 +13,19 @@ from roost.server.http.middleware import (
     break_off,
     check_encoding,
     check_version,
+    hold_bodies,
 )
 from roost.server.http.strangers import Strangers
 from roost.server.services.platform import Platform
 
-MAX_BODY = 64 << 20
-
 
 def make_web_app(platform: Platform) -> web.Application:
     """The web application over a platform."""
-    around = [answer_problems, break_off, check_encoding, check_version, authenticate]
+    around = [answer_problems, break_off, check_encoding, check_version, authenticate, hold_bodies]
     app = web.Application(middlewares=around, client_max_size=MAX_BODY)
     app[PLATFORM] = platform
     app[STRANGERS] = Strangers()
+    app[BODIES] = Bodies()
     app.on_response_prepare.append(add_headers)
     app.add_routes([web.get("/", root.get_root), web.get("/healthz", root.get_health)])
     app.add_routes(_image_routes())
