@@ -27,7 +27,7 @@ MAX_ENVIRON = 1 << 20
 MAX_REQUIREMENTS = 1 << 20
 """Characters of a requirements.txt, which may hold hashes."""
 
-MAX_PYPROJECT = 1 << 17
+MAX_PYPROJECT = 1 << 16
 """Characters of a pyproject.toml. It takes Python the square of that to read the worst of them."""
 
 SINCE = {

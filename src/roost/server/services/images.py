@@ -66,6 +66,7 @@ class Images:
         self._built: dict[str, Image] = {}
         self._aliases: dict[str, str] = {}
         self._changing = asyncio.Lock()
+        self._reading = asyncio.Lock()
         self._building = 0
 
     async def open(self) -> None:
@@ -126,8 +127,9 @@ class Images:
             raise InvalidParameters("send either `requirements` or `pyproject`")
         labelled(base, wanted.labels)
         if wanted.pyproject is not None:
-            # In a thread: a file may be made so that it takes long to read.
-            requirements = await asyncio.to_thread(read_pyproject, wanted.pyproject, base.interpreter.version)
+            # A file may be made so that it takes long to read: in a thread, and in no more than one.
+            async with self._reading:
+                requirements = await asyncio.to_thread(read_pyproject, wanted.pyproject, base.interpreter.version)
         else:
             requirements = read_requirements(wanted.requirements or "")
         return Plan(reference=reference, base=base, requirements=requirements, labels=wanted.labels)
