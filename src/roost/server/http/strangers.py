@@ -28,9 +28,11 @@ class Strangers:
     def connect(self, server: web.Server) -> asyncio.BaseProtocol:
         """The protocol of a new connection. Where there are too many the oldest stranger goes."""
         if len(server.connections) >= self._most:
-            if not self._timers:
+            connected = set(server.connections)
+            oldest = next((one for one in self._timers if one in connected), None)
+            if oldest is None:
                 return _Refusal()
-            self._close(next(iter(self._timers)))
+            self._close(oldest)
         connection = server()
         loop = asyncio.get_running_loop()
         self._timers[connection] = loop.call_later(KNOWN_WITHIN_S, self._close, connection)
