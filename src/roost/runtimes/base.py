@@ -1,5 +1,6 @@
 """The seam between the agent and whatever makes sandboxes."""
 
+import asyncio
 import contextlib
 import json
 import os
@@ -117,6 +118,26 @@ def settings_file(settings: Mapping[str, Any]) -> Iterator[int]:
         yield descriptor
     finally:
         os.close(descriptor)
+
+
+async def readable(descriptor: int) -> None:
+    """Wait until a descriptor can be read, or has come to its end; it stays the caller's to close.
+
+    uvloop's transports of pipes are no way to do this. They close a descriptor twice, and what a thread has opened in
+    between under the same number is closed with it.
+    """
+    loop = asyncio.get_running_loop()
+    ready: asyncio.Future[None] = loop.create_future()
+    loop.add_reader(descriptor, _settle, ready)
+    try:
+        await ready
+    finally:
+        loop.remove_reader(descriptor)
+
+
+def _settle(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
 
 
 def runtimes() -> Mapping[str, Runtime]:

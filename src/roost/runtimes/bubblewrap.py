@@ -22,6 +22,7 @@ from roost.runtimes.base import (
     SandboxHandle,
     interpreter_names,
     launch_log,
+    readable,
     session_settings,
     settings_file,
 )
@@ -33,6 +34,7 @@ from roost.wire.sandboxes import Isolation, Rung, RuntimeProbe, SandboxSpec
 RUNNER = "/opt/roost/runner"
 NAMES = "/opt/roost/bin"
 INFO_TIMEOUT_S = 10.0
+_INFO_BYTES = 4096
 TMP_BYTES = 64 << 20
 
 Profile = dict[str, list[str]]
@@ -105,10 +107,13 @@ class BubblewrapRuntime(Runtime):
                     folder=place.folder,
                     rlimits={"RLIMIT_CORE": 0},
                 )
-        finally:
             os.close(write_info)
-            os.close(program)
-        init_pid = await _read_init_pid(read_info, place.folder / "launch.log")
+            write_info = -1
+            init_pid = await _read_init_pid(read_info, place.folder / "launch.log")
+        finally:
+            for descriptor in (read_info, write_info, program):
+                if descriptor >= 0:
+                    os.close(descriptor)
         return SandboxHandle(pid=pid, start_time=start_time, init_pid=init_pid)
 
 
@@ -207,16 +212,15 @@ def _system() -> list[str]:
 
 async def _read_init_pid(descriptor: int, log: Path) -> int:
     """bubblewrap writes a JSON object with the pid of its child, then closes the descriptor."""
-    loop = asyncio.get_running_loop()
-    reader = asyncio.StreamReader()
-    pipe = os.fdopen(descriptor, "rb")
-    transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), pipe)
+    text = b""
     try:
         async with asyncio.timeout(INFO_TIMEOUT_S):
-            text = await reader.readuntil(b"}")
+            while b"}" not in text:
+                await readable(descriptor)
+                if not (piece := os.read(descriptor, _INFO_BYTES)):
+                    break
+                text += piece
         return int(json.loads(text)["child-pid"])
-    except (TimeoutError, asyncio.IncompleteReadError, ValueError, KeyError) as error:
+    except (TimeoutError, ValueError, KeyError) as error:
         said = await asyncio.to_thread(log.read_text, errors="replace")
         raise AgentError(f"bubblewrap did not start the sandbox: {said.strip() or repr(error)}") from error
-    finally:
-        transport.close()
