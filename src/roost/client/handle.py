@@ -54,12 +54,7 @@ def async_session(
     target: Target | None = None,
     on_wait: OnWait | None = None,
 ) -> "AsyncSessionHandle":
-    """A session by name, made if there is none; ends with the `with` block unless it was there before or is kept.
-
-    Args:
-        settings: what it is made with, if it is made.
-        on_wait: is told why the session cannot start yet, each reason once.
-    """
+    """`roost.session()` (`blocking.py`) for `async with`."""
     return AsyncSessionHandle(name, image, keep, settings=settings, target=target, on_wait=on_wait)
 
 

@@ -3,12 +3,13 @@
 import re
 import tomllib
 
+from packaging.specifiers import SpecifierSet
+
 from roost.wire.errors import InvalidParameters
 
 _NAME = r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?"
 _REQUIREMENT = re.compile(rf"{_NAME}\s*(?:\[[^\]]*\])?\s*(?:$|[<>=!~(;@\s].*)", re.DOTALL)
 _DIRECT = re.compile(rf"{_NAME}\s*(?:\[[^\]]*\])?\s*@\s*(\S+)")
-_PYTHON = re.compile(r"(~=|==|!=|<=|>=|<|>)\s*(\d{1,9}(?:\.\d{1,9})*)(\.\*)?(?:(?:a|b|rc)\d+)?")
 _MAX_PYTHON = 1000
 """Characters of a `requires-python`, which is tried with every patch."""
 _PATCHES = 100
@@ -78,32 +79,12 @@ def may_be(python: str, wanted: str) -> bool:
     """Whether a Python of this minor version may be one of `requires-python`; not if that is nonsense."""
     if len(wanted) > _MAX_PYTHON:
         return False
-    clauses = [clause.strip() for clause in wanted.split(",") if clause.strip()]
-    read = [match for clause in clauses if (match := _PYTHON.fullmatch(clause))]
-    if len(read) < len(clauses):
+    try:
+        allowed = SpecifierSet(wanted)
+        # Which patch of it the nodes have is not known here.
+        return any(allowed.contains(f"{python}.{patch}") for patch in range(_PATCHES))
+    except ValueError:  # what `packaging` raises, and of numbers that are too long
         return False
-    bounds = [(match[1], _numbers(match[2]), bool(match[3])) for match in read]
-    # Which patch of it the nodes have is not known here.
-    candidates = ((*_numbers(python), patch) for patch in range(_PATCHES))
-    return any(all(_is_within(one, *bound) for bound in bounds) for one in candidates)
-
-
-def _is_within(python: tuple[int, ...], operator: str, bound: tuple[int, ...], is_prefix: bool) -> bool:
-    whole = (*bound, 0, 0)[: max(3, len(bound))]
-    match operator:
-        case "==" | "!=":
-            is_equal = python[: len(bound)] == bound if is_prefix else python == whole
-            return is_equal == (operator == "==")
-        case "~=":
-            return python >= whole and python[: len(bound) - 1] == bound[:-1]
-        case ">=" | ">":
-            return python > whole or (operator == ">=" and python == whole)
-        case _:
-            return python < whole or (operator == "<=" and python == whole)
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in version.split("."))
 
 
 def _check(requirement: str) -> None:

@@ -93,6 +93,10 @@ class Scheduler:
 
     # From the queue to a running sandbox
 
+    async def has_node(self, node_id: str) -> bool:
+        """Whether sessions can be placed on it."""
+        return any(node.node_id == node_id for node in await self._engine.nodes())
+
     async def _work_on_queue(self) -> None:
         async with self._bus.subscribe(QUEUE) as changes:
             while True:
@@ -279,10 +283,6 @@ class Scheduler:
         return await outcome_in_log(await self._agent(session), session, reason.sentence)
 
     # Restarts
-
-    async def has_node(self, node_id: str) -> bool:
-        """Whether sessions can be placed on it."""
-        return any(node.node_id == node_id for node in await self._engine.nodes())
 
     async def restart(self, session: Session) -> None:
         """Give a running session a new sandbox in its home; once for all who ask at the same time.
