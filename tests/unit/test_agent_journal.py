@@ -1,5 +1,6 @@
 """The run log on disk."""
 
+import asyncio
 import errno
 import os
 from collections.abc import Iterator
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from roost.agent.journal import SEGMENT_BYTES, TAIL_BYTES, Journal, LogWriter, Record, decode
+from roost.agent.journal import SEGMENT_BYTES, SHORT_BYTES, TAIL_BYTES, Journal, LogWriter, Record, decode
 from roost.agent.runs import Kind
 
 NOON = 1_795_500_000.0
@@ -58,6 +59,27 @@ async def test_what_was_appended_is_there_after_opening_again(tmp_path: Path, wr
 
     assert found == records
     assert again.read(1, after=97, upto=100, max_bytes=1000) == records[97:]
+    again.close()
+
+
+@pytest.mark.parametrize("size", [10, SHORT_BYTES + 1], ids=["short", "long"])
+async def test_who_is_cancelled_hears_of_it_when_what_follows_from_the_record_is_done(
+    tmp_path: Path, writer: LogWriter, size: int
+) -> None:
+    record = a_record(1, b"x" * size)
+    journal, _ = opened(tmp_path, writer)
+    followed: list[int] = []
+    appending = asyncio.create_task(journal.append([record], lambda: followed.append(1)))
+    await asyncio.sleep(0)  # it has begun
+
+    appending.cancel()
+    await asyncio.wait([appending])
+
+    assert followed == [1]
+    assert journal.read(1, after=0, upto=1, max_bytes=1) == [record]
+    journal.close()
+    again, found = opened(tmp_path, writer)
+    assert found == [record]
     again.close()
 
 

@@ -17,10 +17,10 @@ import time
 import zlib
 from array import array
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
@@ -38,7 +38,11 @@ SHORT_BYTES = 64 << 10
 HEADER = struct.Struct("<IIIQQdB3x")
 """payload length, crc32 of the rest, run, seq, frame, unix time, kind"""
 HEADER_START = struct.Struct("<II")
+HEADER_REST = struct.Struct("<IQQdB3x")
+"""the two halves of `HEADER`"""
 _SUMMED_FROM = HEADER_START.size
+
+T = TypeVar("T")
 
 
 class Record(NamedTuple):
@@ -55,9 +59,9 @@ class Record(NamedTuple):
 
     def encode(self) -> tuple[bytes, bytes]:
         """Header and payload as they stand in the log, one behind the other."""
-        header = HEADER.pack(len(self.payload), 0, self.run, self.seq, self.frame, self.at, self.kind)
-        crc = zlib.crc32(self.payload, zlib.crc32(header[_SUMMED_FROM:]))
-        return HEADER_START.pack(len(self.payload), crc) + header[_SUMMED_FROM:], self.payload
+        run, seq, frame, at, kind, payload = self
+        rest = HEADER_REST.pack(run, seq, frame, at, kind)
+        return HEADER_START.pack(len(payload), zlib.crc32(payload, zlib.crc32(rest))) + rest, payload
 
     def event(self) -> Event:
         """The record as readers see it."""
@@ -111,22 +115,27 @@ class LogWriter:
         self._thread = threading.Thread(target=self._work, name="run-log-writer", daemon=True)
         self._thread.start()
 
-    async def append(self, descriptor: int, data: bytes, offset: int) -> None:
-        """Write at a file's end; once this returns the bytes survive the end of every process of ours.
+    def append_short(self, descriptor: int, data: bytes, offset: int) -> bool:
+        """Write at a file's end, if that is short; the bytes then survive the end of every process of ours.
+
+        Returns:
+            False where nothing was done, because it is a matter for `append`.
 
         Raises:
             OSError: the disk did not take it all, and keeps nothing of it.
         """
+        # Nothing may overtake what is queued for its file, also where nobody waits for that any more.
+        if len(data) > SHORT_BYTES or self._queued.get(descriptor):
+            return False
+        _write_all(descriptor, data, offset)
+        if self._note_written(descriptor):
+            self._queue.put(_WAKE)
+        return True
+
+    async def append(self, descriptor: int, data: bytes, offset: int) -> None:
+        """The same for what may be long."""
         with self._lock:
-            # Nothing may overtake what is queued for its file, also where nobody waits for that any more.
-            is_direct = len(data) <= SHORT_BYTES and not self._queued.get(descriptor)
-            if not is_direct:
-                self._queued[descriptor] += 1
-        if is_direct:
-            _write_all(descriptor, data, offset)
-            if self._note_written(descriptor):
-                self._queue.put(_WAKE)
-            return
+            self._queued[descriptor] += 1
         loop = asyncio.get_running_loop()
         done: asyncio.Future[None] = loop.create_future()
         self._queue.put(_Write(descriptor, data, offset, done, loop))
@@ -184,11 +193,10 @@ class LogWriter:
 
 
 def _write_all(descriptor: int, data: bytes, offset: int) -> None:
-    rest, end = memoryview(data), offset
     try:
-        while rest:
-            written = os.pwrite(descriptor, rest, end)
-            rest, end = rest[written:], end + written
+        written = os.pwrite(descriptor, data, offset)
+        while written < len(data):
+            written += os.pwrite(descriptor, memoryview(data)[written:], offset + written)
     except OSError:
         # The next record must not come behind half of this one, nor may any of it be read again.
         with contextlib.suppress(OSError):
@@ -203,6 +211,16 @@ def _settle(done: asyncio.Future[None], error: OSError | None) -> None:
         done.set_result(None)
     else:
         done.set_exception(error)
+
+
+async def to_its_end(work: Coroutine[Any, Any, T]) -> T:
+    """Do work that must not be left half done; if the caller is cancelled, it hears of it when the work is done."""
+    task = asyncio.create_task(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        raise
 
 
 class _Gap(NamedTuple):
@@ -335,10 +353,12 @@ class Journal:
         self._head_size = offset
         return records
 
-    async def append(self, records: Sequence[Record]) -> None:
-        """Append records in their order; readers may be woken once this returns.
+    async def append(self, records: Sequence[Record], then: Callable[[], object] = lambda: None) -> None:
+        """Append records in their order, one call at a time.
 
-        One call at a time, and none may be cancelled while it writes.
+        Args:
+            records: what to append.
+            then: what follows from their being in the log; if the caller is cancelled, before it hears of it.
 
         Raises:
             OSError: the disk did not take them; the log is as it was.
@@ -349,32 +369,47 @@ class Journal:
         segment = self._segments[self._segment]
         if segment.size == 0 and self._segment > 1:
             records = [Record(0, 0, 0, time.time(), Kind.CHECKPOINT, self._checkpoint()), *records]
-        pieces: list[bytes] = []
-        offsets, end = [], segment.size
+        data = b"".join([piece for record in records for piece in record.encode()])
+        if self._writer.append_short(self._descriptor(self._segment), data, segment.size):
+            self._follow(records, then)
+        else:
+            await to_its_end(self._append_long(data, records, then))
+
+    async def _append_long(self, data: bytes, records: Sequence[Record], then: Callable[[], object]) -> None:
+        await self._writer.append(self._descriptor(self._segment), data, self._segments[self._segment].size)
+        self._follow(records, then)
+
+    def _follow(self, records: Sequence[Record], then: Callable[[], object]) -> None:
+        segment = self._segments[self._segment]
         for record in records:
-            offsets.append(end)
-            pieces += record.encode()
-            end += HEADER.size + len(record.payload)
-        await self._writer.append(self._descriptor(self._segment), b"".join(pieces), segment.size)
-        segment.size = end
-        for record, offset in zip(records, offsets, strict=True):
-            self._note(record, offset)
+            self._note(record, segment.size)
+            segment.size += HEADER.size + len(record.payload)
+        then()
+
+    @property
+    def is_too_long(self) -> bool:
+        """Whether there is something to trim."""
+        return self._size() > self._cap_bytes and len(self._segments) > 1
+
+    def _size(self) -> int:
+        return self._head_size + sum([segment.size for segment in self._segments.values()])
 
     async def trim(self) -> None:
         """Let the oldest segments go while the log is longer than its cap; not together with `append`.
 
+        If the caller is cancelled, when it is done.
+
         Raises:
             OSError: what has to stay of them could not be written down; the log is as it was.
         """
-        total = self._head_size + sum(segment.size for segment in self._segments.values())
-        going = []
+        total, going = self._size(), []
         for number, segment in self._segments.items():
             if total <= self._cap_bytes or number == self._segment:
                 break
             going.append(number)
             total -= segment.size
         if going:
-            await asyncio.to_thread(self._let_go, going)
+            await to_its_end(asyncio.to_thread(self._let_go, going))
 
     def read(self, run: int, after: int, upto: int, max_bytes: int) -> list[Record]:
         """Events of a run behind `after` and up to `upto`; at least one where there is any. May read the disk.
@@ -383,7 +418,9 @@ class Journal:
         """
         found: list[Record] = []
         size = 0
-        with self._reading():
+        with self._lock:
+            self._readers += 1
+        try:
             seq, last = after + 1, min(upto, self._last(run))
             while seq <= last:
                 record = self._find(run, seq)
@@ -392,6 +429,10 @@ class Journal:
                     break
                 found.append(record)
                 seq = record.seq + 1
+        finally:
+            with self._lock:
+                self._readers -= 1
+                self._close_retired()
         return found
 
     def is_cached(self, run: int, after: int) -> bool:
@@ -409,17 +450,6 @@ class Journal:
         places = self._places.get(run)
         return places.last if places is not None else 0
 
-    @contextlib.contextmanager
-    def _reading(self) -> Iterator[None]:
-        with self._lock:
-            self._readers += 1
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._readers -= 1
-                self._close_retired()
-
     def _close_retired(self) -> None:
         while self._retired and not self._readers:
             if (descriptor := self._descriptors.pop(self._retired.pop(), None)) is not None:
@@ -428,14 +458,16 @@ class Journal:
     def _note(self, record: Record, offset: int) -> None:
         place = self._segment << 32 | offset
         segment = self._segments[self._segment]
-        if record.kind is Kind.CURSOR:
-            self._cursors[record.run] = record
-        if record.kind is Kind.ACCEPTED:
-            segment.acceptances.append(place)
         if record.seq == 0:
+            if record.kind is Kind.CURSOR:
+                self._cursors[record.run] = record
+            elif record.kind is Kind.ACCEPTED:
+                segment.acceptances.append(place)
             return
         segment.note(record)
-        self._places.setdefault(record.run, _Places()).at.append(place)
+        if (places := self._places.get(record.run)) is None:
+            places = self._places[record.run] = _Places()
+        places.at.append(place)
         self._cached[record.run, record.seq] = record
         self._tail.append(record)
         self._tail_bytes += len(record.payload) + HEADER.size

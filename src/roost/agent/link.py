@@ -8,12 +8,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+import msgspec
+
 from roost.runner.protocol import Decoder, Frame, ProtocolError, encode
 
 OnFrames = Callable[[Sequence[Frame]], None]
 OnLost = Callable[[Exception | None], None]
-
-_JSON = json.JSONEncoder(ensure_ascii=False)
 
 
 class RunnerLink(asyncio.Protocol):
@@ -85,4 +85,7 @@ class RunnerLink(asyncio.Protocol):
 
 def payload_of(message: dict[str, Any]) -> bytes:
     """A message as it goes over the link; at most `MAX_COMMAND` bytes fit."""
-    return _JSON.encode(message).encode("utf-8", "surrogatepass")
+    try:
+        return msgspec.json.encode(message)
+    except UnicodeEncodeError:  # Python's strings may hold surrogates, and so may its JSON
+        return json.dumps(message, ensure_ascii=False).encode("utf-8", "surrogatepass")

@@ -19,6 +19,7 @@ from roost.agent.runs import (
     Completions,
     Ended,
     Kind,
+    LogEntry,
     ProtocolBreachError,
     Run,
     Started,
@@ -26,7 +27,7 @@ from roost.agent.runs import (
     apply,
     run_end,
 )
-from roost.agent.session_runs import SessionRuns, to_its_end, until_written
+from roost.agent.session_runs import SessionRuns, until_written
 from roost.runner.protocol import MAX_COMMAND, MAX_PAYLOAD, STAGES, Frame
 from roost.runner.protocol import Kind as FrameKind
 from roost.runtimes.cgroups import SandboxGroup
@@ -146,12 +147,7 @@ class LiveSandbox:
         work = self._payload(_work(spec), "the code")
         if spec.mode == BATCH and BATCH not in self._abilities:
             raise InvalidParameters("this session's runner knows no batch mode yet", hint="restart the session")
-        return await to_its_end(self._start(spec, work))
-
-    async def _start(self, spec: RunSpec, work: bytes) -> RunSummary:
-        run, created = await self.runs.accept(spec)
-        if created:
-            self._send_payload(FrameKind.START, run.number, work)
+        run, created = await self.runs.accept(spec, lambda run: self._send_payload(FrameKind.START, run.number, work))
         return run.summary(created=created)
 
     async def feed(self, run_id: str, prompt: int | None, text: str | None) -> None:
@@ -161,13 +157,15 @@ class LiveSandbox:
             raise InvalidParameters(f"run {run_id} has had no prompt {number}", hint="wait for a prompt event first")
         if run.state is not RunState.WAITING or number != run.prompts:
             return
-        await to_its_end(self._answer(run, number, text))
-
-    async def _answer(self, run: Run, number: int, text: str | None) -> None:
         answer: dict[str, Any] = {"prompt": number, "eof": True} if text is None else {"prompt": number, "text": text}
         payload = self._payload(answer, "the line")
-        if await self.runs.append(run, Kind.INPUT, answer, encode_json(answer)):
-            self._send_payload(FrameKind.INPUT, run.number, payload)
+        await self.runs.append(
+            run,
+            Kind.INPUT,
+            answer,
+            encode_json(answer),
+            then=lambda: self._send_payload(FrameKind.INPUT, run.number, payload),
+        )
 
     async def interrupt(self, run_id: str | None, grace_s: float | None) -> InterruptOutcome:
         run = self.runs.run(run_id) if run_id is not None else self._in_progress()
@@ -241,7 +239,7 @@ class LiveSandbox:
         with contextlib.suppress(SessionNotRunning):  # the next connection sees to it
             self._kill(run)
 
-    def _keep_time(self, events: Sequence[tuple[Run, Kind, Any, bytes, int]]) -> None:
+    def _keep_time(self, events: Sequence[LogEntry]) -> None:
         for run, kind, *_ in events:
             if kind is Kind.STARTED:
                 self._limit_time(run)
@@ -321,7 +319,7 @@ class LiveSandbox:
             elif frame.kind == FrameKind.COMPLETIONS:
                 self._take_completions(frame)
         numbered = [frame for frame in frames if frame.kind not in (FrameKind.HELLO, FrameKind.COMPLETIONS)]
-        events: list[tuple[Run, Kind, Any, bytes, int]] = []
+        events: list[LogEntry] = []
         ahead: dict[int, Run] = {}
         try:
             for frame in numbered:
@@ -334,7 +332,7 @@ class LiveSandbox:
             self._acknowledge(sum(len(frame.payload) for frame in numbered))
         return is_logged
 
-    async def _append(self, events: Sequence[tuple[Run, Kind, Any, bytes, int]]) -> bool:
+    async def _append(self, events: Sequence[LogEntry]) -> bool:
         return await until_written(self._session_id, lambda: self.runs.append_all(events), self._closing)
 
     def _acknowledge(self, size: int) -> None:
@@ -352,7 +350,7 @@ class LiveSandbox:
         if self._link is not None:
             self._link.send(FrameKind.ACK, 0, payload_of({"frame": self.runs.last_frame}))
 
-    def _check(self, frame: Frame, ahead: dict[int, Run]) -> tuple[Run, Kind, Any, bytes, int]:
+    def _check(self, frame: Frame, ahead: dict[int, Run]) -> LogEntry:
         """One frame as an event; `ahead` holds the runs as they will be once the events before it are in the log."""
         self._received += 1
         if frame.frame != self._received:

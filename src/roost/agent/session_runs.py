@@ -4,15 +4,16 @@ import asyncio
 import contextlib
 import itertools
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 import structlog
 
 from roost.agent.journal import CAP_BYTES, Journal, LogWriter, Record, encode_json
-from roost.agent.runs import BATCH, Acceptance, Checkpoint, Kind, OpenRun, Run, apply, lost_end, merge
+from roost.agent.runs import BATCH, Acceptance, Checkpoint, Kind, LogEntry, OpenRun, Run, apply, lost_end, merge
 from roost.wire.errors import AgentError, RunAlreadyExists, RunNotFound, TooManyRuns
 from roost.wire.reasons import Reason
 from roost.wire.runs import Event, EventKind, Page, RunEnd, RunSpec, RunState, RunSummary
@@ -25,7 +26,6 @@ RETRY_FIRST_S, RETRY_LAST_S = 0.05, 1.0
 """How long to wait before a full disk is tried again, growing from the one to the other."""
 
 log = structlog.get_logger(__name__)
-T = TypeVar("T")
 
 
 class SessionRuns:
@@ -49,7 +49,7 @@ class SessionRuns:
         self._changed = asyncio.Event()
         """Set once, by the next change of any run; another one follows it."""
         self._appending = asyncio.Lock()
-        self._users = 0
+        self._users = _Users()
         self.last_frame = 0
         self.state_lost = False
         """Whether the next run begins in a new sandbox although runs had started in an older one."""
@@ -59,19 +59,14 @@ class SessionRuns:
     def close(self) -> None:
         self._journal.close()
 
-    @contextlib.contextmanager
-    def in_use(self) -> Iterator[None]:
+    def in_use(self) -> AbstractContextManager[None]:
         """Nobody may close this meanwhile."""
-        self._users += 1
-        try:
-            yield
-        finally:
-            self._users -= 1
+        return self._users
 
     @property
     def is_idle(self) -> bool:
         """Whether nobody uses it and every run has ended, so that it may be closed, and opened again when asked for."""
-        return self._users == 0 and all(run.state is RunState.ENDED for run in self.all())
+        return self._users.count == 0 and all(run.state is RunState.ENDED for run in self.all())
 
     # What readers ask
 
@@ -112,8 +107,16 @@ class SessionRuns:
 
     # What writers say
 
-    async def accept(self, spec: RunSpec) -> tuple[Run, bool]:
-        """The run of this id, made if there was none; it is in the log when this returns."""
+    async def accept(self, spec: RunSpec, then: Callable[[Run], object] = lambda run: None) -> tuple[Run, bool]:
+        """The run of this id, made if there was none; it is in the log when this returns.
+
+        Args:
+            spec: what is to be done.
+            then: what follows from a new run; if the caller is cancelled, before it hears of it.
+
+        Raises:
+            AgentError: the log cannot be written.
+        """
         async with self._appending:
             known = self._by_id.get(spec.run_id)
             if known is not None:
@@ -134,9 +137,9 @@ class SessionRuns:
                 batch=spec.batch,
                 timeout_s=spec.timeout_s,
             )
-            number = len(self._runs)
-            await self._journal.append([Record(number, 0, 0, acceptance.at, Kind.ACCEPTED, encode_json(acceptance))])
-            return self._add(number, acceptance), True
+            record = Record(len(self._runs), 0, 0, acceptance.at, Kind.ACCEPTED, encode_json(acceptance))
+            await self._append([record], lambda: then(self._add(record.run, acceptance)))
+            return self._runs[record.run], True
 
     def _waiting(self) -> list[Run]:
         """The runs that have not begun; they begin in their order."""
@@ -157,37 +160,63 @@ class SessionRuns:
                 while not is_so():
                     await self._changed.wait()
 
-    async def append(self, run: Run, kind: Kind, data: Any, payload: bytes, frame: int = 0) -> bool:
-        """Append one event, let it change the run, and wake the readers. False for an answer that came too late."""
-        return await self.append_all([(run, kind, data, payload, frame)])
+    async def append(
+        self,
+        run: Run,
+        kind: Kind,
+        data: Any,
+        payload: bytes,
+        frame: int = 0,
+        then: Callable[[], object] = lambda: None,
+    ) -> None:
+        """Append one event, unless it is an answer that comes too late (see `append_all`)."""
+        await self.append_all([(run, kind, data, payload, frame)], then)
 
-    async def append_all(self, events: Sequence[tuple[Run, Kind, Any, bytes, int]]) -> bool:
-        """Append events in their order with one write; False if there was none.
+    async def append_all(self, events: Sequence[LogEntry], then: Callable[[], object] = lambda: None) -> None:
+        """Append events in their order with one write, let them change the runs, and wake the readers.
+
+        Args:
+            events: what has happened.
+            then: what follows from it; if the caller is cancelled, before it hears of it.
 
         Raises:
-            OSError: the disk did not take it; no run has changed.
+            AgentError: the disk did not take it; no run has changed.
         """
         now = time.time()
         async with self._appending:
             # A run may have ended while its answer waited for the lock.
             events = [e for e in events if e[1] is not Kind.INPUT or e[0].state is RunState.WAITING]
+            if not events:
+                return
             events = merge(events)
             seqs: dict[int, int] = {}
             records = []
             for run, kind, _, payload, frame in events:
                 seq = seqs[run.number] = seqs.get(run.number, run.last_seq) + 1
                 records.append(Record(run.number, seq, frame, now, kind, payload))
-            await self._journal.append(records)
-            for run, kind, data, _, frame in events:
-                apply(run, kind, data, now)
-                self._note(run, kind, frame)
-                if kind is Kind.INPUT:
-                    run.unanswered[data["prompt"]] = data.get("text")
-                if kind is Kind.END:
-                    self._on_ended(run.summary())
-            await self._trim()
-        self._wake()
-        return bool(events)
+
+            def follow() -> None:
+                self._wake()  # before whoever hears of ends: somebody waits for what is read
+                for run, kind, data, _, frame in events:
+                    apply(run, kind, data, now)
+                    self._note(run, kind, frame)
+                    if kind is Kind.INPUT:
+                        run.unanswered[data["prompt"]] = data.get("text")
+                    if kind is Kind.END:
+                        self._on_ended(run.summary())
+                then()
+
+            await self._append(records, follow)
+            if self._journal.is_too_long:
+                await self._trim()
+
+    async def _append(self, records: Sequence[Record], then: Callable[[], object]) -> None:
+        try:
+            await self._journal.append(records, then)
+        except OSError as error:
+            raise AgentError(
+                f"the run log cannot be written: {error}", hint="free some space on the node's disk"
+            ) from error
 
     async def _trim(self) -> None:
         try:
@@ -196,22 +225,30 @@ class SessionRuns:
             log.warning("log.not_trimmed", session_id=self._name, error=str(error))
 
     async def move_cursor(self, run: Run, seq: int) -> None:
-        with self.in_use():
-            await to_its_end(self._move_cursor(run, seq))
+        """What a compatible client has been sent of a run.
 
-    async def _move_cursor(self, run: Run, seq: int) -> None:
-        async with self._appending:
-            payload = encode_json({"seq": seq})
-            await self._journal.append([Record(run.number, 0, 0, time.time(), Kind.CURSOR, payload)])
+        Raises:
+            AgentError: the log cannot be written.
+        """
+
+        def move() -> None:
             run.cursor = seq
 
+        with self.in_use():
+            async with self._appending:
+                payload = encode_json({"seq": seq})
+                await self._append([Record(run.number, 0, 0, time.time(), Kind.CURSOR, payload)], move)
+
     async def lose(self, reason: Reason) -> None:
-        """End every open run, because its sandbox is gone."""
+        """End every open run, because its sandbox is gone.
+
+        Raises:
+            AgentError: the log cannot be written.
+        """
         end = lost_end(reason)
         events = [(run, Kind.END, end, encode_json(end), 0) for run in self.all() if run.state is not RunState.ENDED]
         with self.in_use():
-            if events:
-                await to_its_end(self.append_all(events))
+            await self.append_all(events)
             self._wake()
 
     async def restart(self, reason: Reason) -> None:
@@ -222,12 +259,9 @@ class SessionRuns:
         """
         with self.in_use():
             await self.lose(reason)
-            await to_its_end(self._restart())
-
-    async def _restart(self) -> None:
-        async with self._appending:
-            await self._journal.append([Record(0, 0, 0, time.time(), Kind.RESTARTED, encode_json({}))])
-            self._begin_anew()
+            async with self._appending:
+                record = Record(0, 0, 0, time.time(), Kind.RESTARTED, encode_json({}))
+                await self._append([record], self._begin_anew)
 
     def _begin_anew(self) -> None:
         self.last_frame = 0
@@ -281,6 +315,19 @@ class SessionRuns:
         apply(run, record.kind, _decode_logged(record, run), record.at)
 
 
+class _Users:
+    """How many use something now."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def __enter__(self) -> None:
+        self.count += 1
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.count -= 1
+
+
 def _decode_logged(record: Record, run: Run) -> Any:
     match record.kind:
         case Kind.END:
@@ -299,33 +346,13 @@ class _Prompted(msgspec.Struct, frozen=True):
     prompt: int
 
 
-async def to_its_end(work: Coroutine[Any, Any, T]) -> T:
-    """Do work that appends to a log; if the caller is cancelled, when it is done.
-
-    What is half in the log would get its sequence numbers twice, and what is logged but not sent would wait for ever.
-
-    Raises:
-        AgentError: the log cannot be written.
-    """
-    task = asyncio.create_task(work)
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await asyncio.wait([task])
-        raise
-    except OSError as error:
-        raise AgentError(
-            f"the run log cannot be written: {error}", hint="free some space on the node's disk"
-        ) from error
-
-
 async def until_written(session_id: str, append: Callable[[], Awaitable[object]], closing: asyncio.Event) -> bool:
     """Append, again and again while the disk is full; False if `closing` came first and nothing was appended."""
     delay = 0.0
     while True:
         try:
             await append()
-        except (OSError, AgentError) as error:
+        except AgentError as error:
             if not delay:
                 log.warning("log.stalled", session_id=session_id, error=str(error))
             delay = min(delay * 2 or RETRY_FIRST_S, RETRY_LAST_S)

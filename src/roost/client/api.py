@@ -8,7 +8,8 @@ import contextlib
 import json
 import tempfile
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any, Self
@@ -128,6 +129,7 @@ class Api:
                 async with self._send(
                     method, path, params=params, data=content, content_type=content_type, more=headers
                 ) as raw:
+                    await self._check(raw)
                     return Answer(raw.status, await _read_json(raw))
             except _LOST as error:
                 await self._wait(patience, error)
@@ -142,7 +144,8 @@ class Api:
         while True:
             try:
                 with local.open("rb") as content:
-                    async with self._send("PUT", path, data=content, content_type="application/octet-stream"):
+                    async with self._send("PUT", path, data=content, content_type="application/octet-stream") as raw:
+                        await self._check(raw)
                         return
             except _LOST as error:
                 await self._wait(patience, error)
@@ -160,6 +163,7 @@ class Api:
             while not download.is_whole:
                 try:
                     async with self._send("GET", path, content_type="text/plain", more=download.headers()) as raw:
+                        await self._check(raw)
                         async for _ in download.receive(raw):
                             patience.renew()
                 except _LOST as error:
@@ -204,6 +208,7 @@ class Api:
         with self._reaching():
             try:
                 async with self._send("POST", "/image", data=content, content_type="application/json") as raw:
+                    await self._check(raw)
                     async for chunk in raw.content.iter_any():
                         for message in parser.feed(chunk):
                             yield message
@@ -214,6 +219,7 @@ class Api:
         """The messages that arrived together; none in a sign of life."""
         parser = SSEParser()
         async with self._send("GET", path, params={"after": str(after)}, content_type=None) as raw:
+            await self._check(raw)
             async for chunk in raw.content.iter_any():
                 yield parser.feed(chunk)
 
@@ -229,8 +235,7 @@ class Api:
             if server is not None:
                 self.target = msgspec.structs.replace(self.target, endpoint=server.endpoint, token=server.token)
 
-    @contextlib.asynccontextmanager
-    async def _send(
+    def _send(
         self,
         method: str,
         path: str,
@@ -239,15 +244,19 @@ class Api:
         params: Mapping[str, str] | None = None,
         data: Any = None,
         more: Mapping[str, str] | None = None,
-    ) -> AsyncIterator[aiohttp.ClientResponse]:
+    ) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
         url = build_url(self.target, path, params)
-        headers = build_headers(self.target, method, url, content_type, datetime.now(UTC)) | dict(more or {})
+        headers = build_headers(self.target, method, url, content_type, datetime.now(UTC))
+        if more:
+            headers |= more
         bare = ("Content-Type",) if content_type is None else ()
-        async with self._http.request(method, url, data=data, headers=headers, skip_auto_headers=bare) as raw:
-            self._is_known = True
-            if raw.status // 100 != 2:
-                raise problem_to_error(raw.status, await _read_json(raw))
-            yield raw
+        return self._http.request(method, url, data=data, headers=headers, skip_auto_headers=bare)
+
+    async def _check(self, raw: aiohttp.ClientResponse) -> None:
+        """Raise what the server's problem document says, if it answered with one."""
+        self._is_known = True
+        if raw.status // 100 != 2:
+            raise problem_to_error(raw.status, await _read_json(raw))
 
     @contextlib.contextmanager
     def _reaching(self) -> Iterator[None]:

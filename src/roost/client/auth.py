@@ -57,21 +57,22 @@ def generate_signature(
             _digest_of_nothing(hash_type),
         )
     )
-    key = _host_key(secret_key, f"{date.year:04}{date.month:02}{date.day:02}", host, hash_type)
-    signature = _hmac(key, text, hash_type).hex()
+    signing = _keyed(secret_key, f"{date.year:04}{date.month:02}{date.day:02}", host, hash_type).copy()
+    signing.update(text.encode())
+    signature = signing.hexdigest()
     credential = f"signMethod=HMAC-{hash_type.upper()}, credential={access_key}:{signature}"
     return {"Authorization": f"BackendAI {credential}"}, signature
 
 
 @functools.lru_cache(maxsize=16)
-def _host_key(secret_key: str, day: str, host: str, hash_type: str) -> bytes:
-    return _hmac(_hmac(secret_key.encode(), day, hash_type), host, hash_type)
+def _keyed(secret_key: str, day: str, host: str, hash_type: str) -> hmac.HMAC:
+    """The key for one day and host, ready to sign: OpenSSL takes longer to find an algorithm than to use it."""
+    key = secret_key.encode()
+    for part in (day, host):
+        key = hmac.digest(key, part.encode(), hash_type)
+    return hmac.new(key, digestmod=hash_type)
 
 
 @functools.lru_cache(maxsize=16)
 def _digest_of_nothing(hash_type: str) -> str:
     return hashlib.new(hash_type, usedforsecurity=False).hexdigest()
-
-
-def _hmac(key: bytes, text: str, hash_type: str) -> bytes:
-    return hmac.digest(key, text.encode(), hash_type)

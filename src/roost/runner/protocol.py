@@ -110,19 +110,18 @@ class Decoder:
         buffer = self._buffer
         buffer += data
         frames: list[Frame] = []
-        start = 0
-        while len(buffer) - start >= LENGTH.size:
-            (length,) = LENGTH.unpack_from(buffer, start)
-            # Checked before the rest has arrived, so that nobody makes us keep more than one frame.
-            if not _AFTER_LENGTH <= length <= _AFTER_LENGTH + self._max_payload:
-                raise ProtocolError(f"a frame of {length} bytes")
-            end = start + LENGTH.size + length
-            if len(buffer) < end:
-                break
-            _, kind, frame, run = HEADER.unpack_from(buffer, start)
-            with memoryview(buffer) as view:
+        start, size = 0, len(buffer)
+        with memoryview(buffer) as view:
+            while size - start >= HEADER.size:
+                length, kind, frame, run = HEADER.unpack_from(view, start)
+                # Checked before the rest has arrived, so that nobody makes us keep more than one frame.
+                if not _AFTER_LENGTH <= length <= _AFTER_LENGTH + self._max_payload:
+                    raise ProtocolError(f"a frame of {length} bytes")
+                end = start + LENGTH.size + length
+                if size < end:
+                    break
                 frames.append(Frame(kind, frame, run, bytes(view[start + HEADER.size : end])))
-            start = end
+                start = end
         del buffer[:start]
         return frames
 

@@ -35,7 +35,7 @@ class SignatureAuthenticator(Authenticator):
 
     async def authenticate(self, request: Presented) -> Caller | None:
         headers = request.headers
-        date = next((headers[name] for name in ("Date", "X-BackendAI-Date", "X-Sorna-Date") if name in headers), "")
+        date = headers.get("Date", headers.get("X-BackendAI-Date", headers.get("X-Sorna-Date", "")))
         # The date is checked before any credential, also where there is none (spec/auth.md §2.2).
         when = parse_date(date, self._clock())
         authorization = headers.get("Authorization")

@@ -14,6 +14,16 @@ SMALL = 1 << 20
 """Bytes of a body that waits for no others."""
 
 
+def is_large(request: web.Request) -> bool:
+    """Whether its body has to wait for others."""
+    return request.can_read_body and _most(request) > SMALL
+
+
+def _most(request: web.Request) -> int:
+    """Bytes that its body has at most; what is longer is refused."""
+    return min(request.content_length if request.content_length is not None else MAX_BODY, MAX_BODY)
+
+
 class Bodies:
     """What is held for each caller."""
 
@@ -28,10 +38,7 @@ class Bodies:
         Raises:
             HTTPRequestEntityTooLarge, RequestPayloadError: as `Request.read`.
         """
-        size = min(request.content_length if request.content_length is not None else MAX_BODY, MAX_BODY)
-        if size <= SMALL:
-            yield
-            return
+        size = _most(request)
         async with self._changed:
             await self._changed.wait_for(lambda: self._held[access_key] + size <= MOST)
             self._held[access_key] += size

@@ -4,6 +4,7 @@ import structlog
 from aiohttp import hdrs, web
 
 from roost.server.auth.base import Presented
+from roost.server.http.bodies import is_large
 from roost.server.http.context import BODIES, CALLER, STRANGERS, VERSION, Handler, is_public, is_streaming, platform_of
 from roost.server.http.problems import problem, problem_of
 from roost.wire.errors import NotAuthenticated, RoostError
@@ -78,25 +79,36 @@ async def break_off(request: web.Request, handler: Handler) -> web.StreamRespons
 
 
 @web.middleware
-async def check_encoding(request: web.Request, handler: Handler) -> web.StreamResponse:
+async def admit(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Let in what we can read, from whom the handler wants to hear."""
+    refused = _refuse_encoding(request) or _refuse_version(request)
+    if refused is not None:
+        return refused
+    if request.match_info.http_exception is None and not is_public(request.match_info.handler):
+        await _authenticate(request)
+        if is_large(request) and not is_streaming(request.match_info.handler):
+            async with request.app[BODIES].held(request, request[CALLER].access_key):
+                return await handler(request)
+    return await handler(request)
+
+
+def _refuse_encoding(request: web.Request) -> web.Response | None:
     """Refuse packed bodies: a few kilobytes may stand for gigabytes, and unpacking them would keep all others waiting.
 
     The server is told to leave them packed, also where it reads one for nobody before it closes a connection.
     """
     encoding = request.headers.get(hdrs.CONTENT_ENCODING, "identity")
-    if encoding.lower() != "identity":
-        return problem(
-            "generic-bad-request",
-            "The request cannot be handled.",
-            msg=f"bodies are not unpacked here: Content-Encoding {encoding!r:.40}",
-            hint="send the body as it is",
-        )
-    return await handler(request)
+    if encoding.lower() == "identity":
+        return None
+    return problem(
+        "generic-bad-request",
+        "The request cannot be handled.",
+        msg=f"bodies are not unpacked here: Content-Encoding {encoding!r:.40}",
+        hint="send the body as it is",
+    )
 
 
-@web.middleware
-async def check_version(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Refuse API versions that we do not speak."""
+def _refuse_version(request: web.Request) -> web.Response | None:
     headers = request.headers
     version = headers.get("X-BackendAI-Version") or headers.get("X-Sorna-Version") or VERSION_IF_SILENT
     if version not in ACCEPTED_VERSIONS:
@@ -107,38 +119,24 @@ async def check_version(request: web.Request, handler: Handler) -> web.StreamRes
             hint=f"the versions here are {', '.join(ACCEPTED_VERSIONS)}",
         )
     request[VERSION] = version
-    return await handler(request)
+    return None
 
 
-@web.middleware
-async def authenticate(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Find out who is calling, where the handler wants to know."""
-    if request.match_info.http_exception is None and not is_public(request.match_info.handler):
-        presented = Presented(
-            method=request.method,
-            target=request.raw_path,
-            headers=request.headers,
-            scheme=request.scheme,
-            version=request[VERSION],
-        )
-        for authenticator in platform_of(request).authenticators:
-            caller = await authenticator.authenticate(presented)
-            if caller is not None:
-                request[CALLER] = caller
-                request.app[STRANGERS].recognise(request.protocol)
-                break
-        else:
-            raise NotAuthenticated("no credentials were sent", hint="sign the request, or send a bearer token")
-    return await handler(request)
-
-
-@web.middleware
-async def hold_bodies(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Read the body, for which its caller has only so much room."""
-    if CALLER not in request or not request.can_read_body or is_streaming(request.match_info.handler):
-        return await handler(request)
-    async with request.app[BODIES].held(request, request[CALLER].access_key):
-        return await handler(request)
+async def _authenticate(request: web.Request) -> None:
+    presented = Presented(
+        method=request.method,
+        target=request.raw_path,
+        headers=request.headers,
+        scheme=request.scheme,
+        version=request[VERSION],
+    )
+    for authenticator in platform_of(request).authenticators:
+        caller = await authenticator.authenticate(presented)
+        if caller is not None:
+            request[CALLER] = caller
+            request.app[STRANGERS].recognise(request.protocol)
+            return
+    raise NotAuthenticated("no credentials were sent", hint="sign the request, or send a bearer token")
 
 
 async def add_headers(request: web.Request, response: web.StreamResponse) -> None:

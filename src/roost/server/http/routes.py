@@ -8,12 +8,9 @@ from roost.server.http.context import BODIES, PLATFORM, STRANGERS
 from roost.server.http.deliveries import Deliveries
 from roost.server.http.middleware import (
     add_headers,
+    admit,
     answer_problems,
-    authenticate,
     break_off,
-    check_encoding,
-    check_version,
-    hold_bodies,
 )
 from roost.server.http.strangers import Strangers
 from roost.server.services.platform import Platform
@@ -21,8 +18,7 @@ from roost.server.services.platform import Platform
 
 def make_web_app(platform: Platform) -> web.Application:
     """The web application over a platform."""
-    around = [answer_problems, break_off, check_encoding, check_version, authenticate, hold_bodies]
-    app = web.Application(middlewares=around, client_max_size=MAX_BODY)
+    app = web.Application(middlewares=[answer_problems, break_off, admit], client_max_size=MAX_BODY)
     app[PLATFORM] = platform
     app[STRANGERS] = Strangers()
     app[BODIES] = Bodies()
@@ -54,14 +50,15 @@ def _session_routes(prefix: str) -> list[web.RouteDef]:
     one = f"{prefix}/{{ref}}"
     run = f"{one}/runs/{{run}}"
     return [
-        web.post(prefix, sessions.create_session),
-        web.post(f"{prefix}/_/create", sessions.create_session),
-        web.get(prefix, sessions.list_sessions),
-        web.get(f"{prefix}/_/match", sessions.match_sessions),
+        # aiohttp looks for a path from here on downwards, so that of most requests comes first.
+        web.post(one, execute.execute),
         web.get(one, sessions.get_session),
         web.patch(one, sessions.restart_session),
         web.delete(one, sessions.destroy_session),
-        web.post(one, execute.execute),
+        web.post(prefix, sessions.create_session),
+        web.get(prefix, sessions.list_sessions),
+        web.post(f"{prefix}/_/create", sessions.create_session),
+        web.get(f"{prefix}/_/match", sessions.match_sessions),
         web.post(f"{one}/interrupt", execute.interrupt),
         web.post(f"{one}/complete", execute.complete),
         web.get(f"{one}/logs", sessions.get_logs),
