@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from roost.agent.journal import SEGMENT_BYTES, LogWriter, encode_json
+from roost.agent.journal import SEGMENT_BYTES
+from roost.agent.log_format import encode_json
+from roost.agent.log_writer import LogWriter
 from roost.agent.run_logs import IDLE_LOGS
 from roost.agent.runs import Kind
 from roost.agent.session_runs import SessionRuns

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from roost.agent.journal import SHORT_BYTES
+from roost.agent.log_writer import SHORT_BYTES
 from roost.agent.supervisor import LocalAgent
 from roost.runtimes.bubblewrap import BubblewrapRuntime
 from roost.wire.errors import AgentError

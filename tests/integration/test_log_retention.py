@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from roost.agent.journal import LogWriter
+from roost.agent.log_writer import LogWriter
 from roost.agent.run_logs import GOING
 from roost.agent.supervisor import LocalAgent
 from roost.wire.errors import SessionNotFound

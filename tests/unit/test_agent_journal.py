@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from roost.agent.journal import SEGMENT_BYTES, SHORT_BYTES, TAIL_BYTES, Journal, LogWriter, Record, decode
+from roost.agent.journal import SEGMENT_BYTES, TAIL_BYTES, Journal
+from roost.agent.log_format import Record
+from roost.agent.log_writer import SHORT_BYTES, LogWriter
 from roost.agent.runs import Kind
 
 NOON = 1_795_500_000.0
@@ -30,22 +30,6 @@ def writer() -> Iterator[LogWriter]:
 def opened(folder: Path, writer: LogWriter) -> tuple[Journal, list[Record]]:
     journal = Journal(folder, writer)
     return journal, list(journal.open())
-
-
-@given(
-    st.builds(
-        Record, *(st.integers(0, 2**31) for _ in range(3)), st.floats(0, 1e10), st.sampled_from(Kind), st.binary()
-    )
-)
-def test_decode_undoes_encode(record: Record) -> None:
-    encoded = b"".join(record.encode())
-
-    assert decode(encoded) == (record, len(encoded))
-
-
-@given(st.binary(max_size=200))
-def test_noise_is_no_record(noise: bytes) -> None:
-    assert decode(noise) is None
 
 
 async def test_what_was_appended_is_there_after_opening_again(tmp_path: Path, writer: LogWriter) -> None:

@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
-from roost.agent.journal import SEGMENTS, LogWriter, encode_json
+from roost.agent.journal import SEGMENTS
+from roost.agent.log_format import encode_json
+from roost.agent.log_writer import LogWriter
 from roost.agent.runs import Kind, Run, admit
 from roost.agent.session_runs import SessionRuns
 from roost.wire.runs import Event, EventKind, RunEnd, RunSpec, RunState, RunStatus

@@ -1,22 +1,15 @@
 """The run log of one session: what its runs did, in segment files that outlive every process of ours.
 
-A record is a header and a payload; a torn tail is cut when the log is opened. Above its cap a log loses its oldest
-segments whole; what must stay of them is in a small file beside, `NNNNNN.head`, named after the last one that is gone.
-One thread for all sessions writes what is long and syncs what was written; what is short is in the page cache before
-that thread would wake up.
+A torn tail is cut when the log is opened. Above its cap a log loses its oldest segments whole; what must stay of them
+is in a small file beside, `NNNNNN.head`, named after the last one that is gone.
 """
 
 import asyncio
-import contextlib
-import math
 import os
-import queue
-import struct
 import threading
 import time
-import zlib
 from array import array
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,193 +17,17 @@ from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
-from roost.agent.runs import EVENTS, KEPT, TEXT, Kind
-from roost.wire.runs import Event
+from roost.agent.log_format import HEADER, HEADER_START, Record, decode, decode_parts, encode_json
+from roost.agent.log_writer import LogWriter
+from roost.agent.runs import KEPT, Kind
 
 SEGMENT_BYTES = 8 << 20
 CAP_BYTES = 1 << 30
 SEGMENTS = 8
 """A log under its cap has room for as many segments at least."""
 TAIL_BYTES = 256 << 10
-SYNC_AFTER_S = 1.0
-SHORT_BYTES = 64 << 10
-
-HEADER = struct.Struct("<IIIQQdB3x")
-"""payload length, crc32 of the rest, run, seq, frame, unix time, kind"""
-HEADER_START = struct.Struct("<II")
-HEADER_REST = struct.Struct("<IQQdB3x")
-"""the two halves of `HEADER`"""
-_SUMMED_FROM = HEADER_START.size
 
 T = TypeVar("T")
-
-
-class Record(NamedTuple):
-    """One entry of the log."""
-
-    run: int
-    seq: int
-    """Dense from 1 in its run; 0 for records that are no events."""
-    frame: int
-    """The runner's counter, 0 for the agent's own records."""
-    at: float
-    kind: Kind
-    payload: bytes
-
-    def encode(self) -> tuple[bytes, bytes]:
-        """Header and payload as they stand in the log, one behind the other."""
-        run, seq, frame, at, kind, payload = self
-        rest = HEADER_REST.pack(run, seq, frame, at, kind)
-        return HEADER_START.pack(len(payload), zlib.crc32(payload, zlib.crc32(rest))) + rest, payload
-
-    def event(self) -> Event:
-        """The record as readers see it."""
-        kind = EVENTS[self.kind]
-        if self.kind in TEXT:
-            return Event(self.seq, kind, self.payload.decode("utf-8", "replace"))
-        return Event(self.seq, kind, msgspec.json.decode(self.payload))
-
-
-def decode(buffer: bytes, offset: int = 0) -> tuple[Record, int] | None:
-    """The record at an offset and the offset behind it, or None where there is no whole and sound one."""
-    if len(buffer) < offset + HEADER.size:
-        return None
-    length: int = HEADER_START.unpack_from(buffer, offset)[0]
-    start, end = offset + HEADER.size, offset + HEADER.size + length
-    if len(buffer) < end:
-        return None
-    record = _decoded(buffer[offset:start], buffer[start:end])
-    return (record, end) if record is not None else None
-
-
-def _decoded(header: bytes, payload: bytes) -> Record | None:
-    length, crc, run, seq, frame, at, kind = HEADER.unpack(header)
-    if length != len(payload) or zlib.crc32(payload, zlib.crc32(header[_SUMMED_FROM:])) != crc:
-        return None
-    try:
-        return Record(run, seq, frame, at, Kind(kind), payload)
-    except ValueError:
-        return None
-
-
-class _Write(NamedTuple):
-    descriptor: int
-    data: bytes
-    offset: int
-    done: asyncio.Future[None]
-    loop: asyncio.AbstractEventLoop
-
-
-_WAKE = object()
-
-
-class LogWriter:
-    """Appends to the logs of a node. `fdatasync` follows within a second, not awaited."""
-
-    def __init__(self) -> None:
-        self._queue: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self._lock = threading.Lock()
-        self._queued: Counter[int] = Counter()
-        self._unsynced: set[int] = set()
-        self._thread = threading.Thread(target=self._work, name="run-log-writer", daemon=True)
-        self._thread.start()
-
-    def append_short(self, descriptor: int, data: bytes, offset: int) -> bool:
-        """Write at a file's end, if that is short; the bytes then survive the end of every process of ours.
-
-        Returns:
-            False where nothing was done, because it is a matter for `append`.
-
-        Raises:
-            OSError: the disk did not take it all, and keeps nothing of it.
-        """
-        # Nothing may overtake what is queued for its file, also where nobody waits for that any more.
-        if len(data) > SHORT_BYTES or self._queued.get(descriptor):
-            return False
-        _write_all(descriptor, data, offset)
-        if self._note_written(descriptor):
-            self._queue.put(_WAKE)
-        return True
-
-    async def append(self, descriptor: int, data: bytes, offset: int) -> None:
-        """The same for what may be long."""
-        with self._lock:
-            self._queued[descriptor] += 1
-        loop = asyncio.get_running_loop()
-        done: asyncio.Future[None] = loop.create_future()
-        self._queue.put(_Write(descriptor, data, offset, done, loop))
-        await done
-
-    def close(self) -> None:
-        """Write what is queued, sync, and end the thread."""
-        self._queue.put(None)
-        self._thread.join()
-
-    def _work(self) -> None:
-        sync_at = math.inf
-        while True:
-            left = sync_at - time.monotonic()
-            if left <= 0:
-                self._sync()
-                sync_at = math.inf
-                continue
-            try:
-                job = self._queue.get(timeout=left if left < math.inf else None)
-            except queue.Empty:
-                continue
-            if job is None:
-                self._sync()
-                return
-            if job is not _WAKE:
-                self._write(job)
-            sync_at = min(sync_at, time.monotonic() + SYNC_AFTER_S)
-
-    def _write(self, write: _Write) -> None:
-        error: OSError | None = None
-        try:
-            _write_all(write.descriptor, write.data, write.offset)
-        except OSError as caught:
-            error = caught
-        self._note_written(write.descriptor)
-        with self._lock:
-            self._queued[write.descriptor] -= 1
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
-            write.loop.call_soon_threadsafe(_settle, write.done, error)
-
-    def _note_written(self, descriptor: int) -> bool:
-        """Have it synced; whether it is the first that waits for that."""
-        with self._lock:
-            is_first = not self._unsynced
-            self._unsynced.add(descriptor)
-            return is_first
-
-    def _sync(self) -> None:
-        with self._lock:
-            descriptors, self._unsynced = self._unsynced, set()
-        for descriptor in descriptors:
-            with contextlib.suppress(OSError):  # closed since: closing a log syncs it
-                os.fdatasync(descriptor)
-
-
-def _write_all(descriptor: int, data: bytes, offset: int) -> None:
-    try:
-        written = os.pwrite(descriptor, data, offset)
-        while written < len(data):
-            written += os.pwrite(descriptor, memoryview(data)[written:], offset + written)
-    except OSError:
-        # The next record must not come behind half of this one, nor may any of it be read again.
-        with contextlib.suppress(OSError):
-            os.ftruncate(descriptor, offset)
-        raise
-
-
-def _settle(done: asyncio.Future[None], error: OSError | None) -> None:
-    if done.done():
-        return
-    if error is None:
-        done.set_result(None)
-    else:
-        done.set_exception(error)
 
 
 async def to_its_end(work: Coroutine[Any, Any, T]) -> T:
@@ -493,7 +310,7 @@ class Journal:
         descriptor, offset = self._descriptor(place >> 32), place & 0xFFFFFFFF
         header = os.pread(descriptor, HEADER.size, offset)
         payload = os.pread(descriptor, HEADER_START.unpack_from(header)[0], offset + HEADER.size)
-        record = _decoded(header, payload)
+        record = decode_parts(header, payload)
         if record is None:
             raise OSError(f"the run log in {self._folder} is damaged at segment {place >> 32}, byte {offset}")
         return record
@@ -575,8 +392,3 @@ def _gap_record(run: int, gap: _Gap) -> Record:
 
 def _number(path: Path) -> int:
     return int(path.stem)
-
-
-def encode_json(value: Any) -> bytes:
-    """The payload of every record that is not text."""
-    return msgspec.json.encode(value)

@@ -9,7 +9,8 @@ from typing import Any
 
 import structlog
 
-from roost.agent.journal import CAP_BYTES, LogWriter
+from roost.agent.journal import CAP_BYTES
+from roost.agent.log_writer import LogWriter
 from roost.agent.session_runs import SessionRuns, until_written
 from roost.agent.sweep import remove_tree
 from roost.wire.errors import AgentError, SessionNotFound

@@ -11,8 +11,8 @@ from typing import Any
 import msgspec
 import structlog
 
-from roost.agent.journal import encode_json
 from roost.agent.link import RunnerLink, payload_of
+from roost.agent.log_format import encode_json
 from roost.agent.runs import (
     BATCH,
     Acceptance,

@@ -12,7 +12,9 @@ from typing import Any
 import msgspec
 import structlog
 
-from roost.agent.journal import CAP_BYTES, Journal, LogWriter, Record, encode_json
+from roost.agent.journal import CAP_BYTES, Journal
+from roost.agent.log_format import Record, encode_json
+from roost.agent.log_writer import LogWriter
 from roost.agent.runs import BATCH, Acceptance, Checkpoint, Kind, LogEntry, OpenRun, Run, apply, lost_end, merge
 from roost.wire.errors import AgentError, RunAlreadyExists, RunNotFound, TooManyRuns
 from roost.wire.reasons import Reason
