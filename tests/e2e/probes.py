@@ -25,7 +25,7 @@ import structlog
 
 from roost.agent.interpreters import find_interpreters
 from roost.agent.layout import run_dir
-from roost.agent.records import SandboxFile
+from roost.agent.sandbox_file import SandboxFile
 from roost.agent.supervisor import LocalAgent
 from roost.agent.sweep import start_time
 from roost.runtimes import seccomp

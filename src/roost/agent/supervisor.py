@@ -19,9 +19,9 @@ from roost.agent.install import install_runner
 from roost.agent.interpreters import remembering_interpreters
 from roost.agent.journal import CAP_BYTES
 from roost.agent.layout import check_owner, run_dir, session_uids
-from roost.agent.records import SandboxFile, how_it_ended, load, read_exit, save
 from roost.agent.run_logs import KEEP_S, RunLogs
 from roost.agent.sandbox import LiveSandbox
+from roost.agent.sandbox_file import SandboxFile, how_it_ended, load, read_exit, save
 from roost.agent.sweep import boot_id, is_alive, kill_all, remove_group, remove_tree, start_time
 from roost.runtimes import cgroups
 from roost.runtimes.base import Place, Runtime, SandboxHandle, readable
