@@ -14,7 +14,7 @@ import socket
 import sys
 import tempfile
 from collections import defaultdict
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,8 +24,10 @@ import psutil
 import structlog
 
 from roost.agent.interpreters import find_interpreters
+from roost.agent.launcher import Launcher
 from roost.agent.layout import run_dir
 from roost.agent.sandbox_file import SandboxFile
+from roost.agent.sandboxes import Sandboxes
 from roost.agent.supervisor import LocalAgent
 from roost.agent.sweep import start_time
 from roost.runtimes import seccomp
@@ -518,21 +520,37 @@ class _KeeperWithEnvironment(KeeperClient):
         return await self._real.spawn(["/usr/bin/env", "LAUNCHER=secret", *argv], **rest)
 
 
-class WeakAgent(LocalAgent):
-    """An agent that can be told to give sessions no uid of their own, or to talk to whatever answers."""
+class WeakSandboxes(Sandboxes):
+    """Talks to whatever answers, if told so."""
 
-    own_uid = True
     checks_peer = True
 
-    def _free_uid(self) -> int | None:
-        return super()._free_uid() if self.own_uid else None
-
-    async def _connect(self, record: SandboxFile, group: SandboxGroup | None) -> None:
+    async def connect(self, record: SandboxFile, group: SandboxGroup | None) -> None:
         first = psutil.Process(record.init_pid)
         if not self.checks_peer and first.name() == "bwrap":
             [runner] = first.children()
             record.init_pid, record.init_start_time = runner.pid, start_time(runner.pid) or 0
-        await super()._connect(record, group)
+        await super().connect(record, group)
+
+
+class WeakLauncher(Launcher):
+    """Gives sessions no uid of their own, if told so."""
+
+    own_uid = True
+
+    def _free_uid(self) -> int | None:
+        return super()._free_uid() if self.own_uid else None
+
+
+class WeakAgent(LocalAgent):
+    """An agent whose parts can be told to be careless."""
+
+    def __init__(self, data_dir: Path, runtimes: Mapping[str, Runtime]) -> None:
+        super().__init__(data_dir, runtimes)
+        self._sandboxes = self.weak_sandboxes = WeakSandboxes(data_dir, self._run_dir, self._logs)
+        self._launcher = self.weak_launcher = WeakLauncher(
+            data_dir, self._sandboxes, self._runtimes, self._environments
+        )
 
 
 class Laboratory:
@@ -553,7 +571,7 @@ class Laboratory:
             (self._data / name).chmod(0o600)
         (self._data / "images" / "envs" / PACKAGES).mkdir(mode=0o755)
         for own_uid in (True, False):
-            self._agent.own_uid = own_uid
+            self._agent.weak_launcher.own_uid = own_uid
             self._victims[own_uid] = new_session_id()
             spec = SandboxSpec(session_id=self._victims[own_uid], interpreter=self._interpreter, runtime="whole")
             await self._agent.launch(spec)
@@ -579,7 +597,7 @@ class Laboratory:
         victim = self._victims[own_uid]
         facts = self._facts | {
             "VICTIM_HOME": str(self._data / "sandboxes" / victim / "home"),
-            "VICTIM_SOCKET": str(run_dir(self._data) / self._agent._load(victim).socket),
+            "VICTIM_SOCKET": str(run_dir(self._data) / self._agent._sandboxes.load(victim).socket),
         }
         named = "\n".join(f"{name} = {value!r}" for name, value in facts.items())
         at = "def at(path):\n    return ('/host' if os.path.isdir('/host') else '') + path"
@@ -591,8 +609,8 @@ class Laboratory:
         """What each probe answers inside a fresh session from whose profile something was left out."""
         name = "+".join(sorted(without)) or "whole"
         self._runtimes.setdefault(name, Weak(without, self._data))
-        self._agent.own_uid = OWN_UID not in without
-        self._agent.checks_peer = PEER_CHECK not in without
+        self._agent.weak_launcher.own_uid = OWN_UID not in without
+        self._agent.weak_sandboxes.checks_peer = PEER_CHECK not in without
         spec = SandboxSpec(
             session_id=new_session_id(), interpreter=self._interpreter, environment=PACKAGES, runtime=name
         )
@@ -600,7 +618,7 @@ class Laboratory:
             await self._agent.launch(spec)
         except AgentError as error:
             return {probe.name: f"no session: {error}" for probe in probes}
-        events = await run(self._agent, spec.session_id, self.code(probes, own_uid=self._agent.own_uid))
+        events = await run(self._agent, spec.session_id, self.code(probes, own_uid=self._agent.weak_launcher.own_uid))
         await self._agent.destroy(spec.session_id)
         found = dict(json.loads(line) for line in output(events).splitlines())
         rest = DIED if events[-1].data["status"] == "sandbox-lost" else str(events)

@@ -83,9 +83,9 @@ async def run_beside_another(agent: LocalAgent, session_id: str, code: str) -> l
 
 async def processes(agent: LocalAgent) -> tuple[object, ...]:
     """The keeper, its children, and the runner of each session."""
-    assert agent._keeper is not None
-    keeper = await agent._keeper.hello()
-    runners = {info.session_id: agent._load(info.session_id).init_pid for info in await agent.sandboxes()}
+    assert agent._sandboxes.keeper is not None
+    keeper = await agent._sandboxes.keeper.hello()
+    runners = {info.session_id: agent._sandboxes.load(info.session_id).init_pid for info in await agent.sandboxes()}
     return keeper["pid"], keeper["children"], runners
 
 
@@ -161,5 +161,5 @@ async def test_an_exit_is_no_memory_limit_even_if_a_child_reached_it(agent: Loca
 
 
 def skip_without_memory_limit(agent: LocalAgent, session_id: str) -> None:
-    if "mem" in agent._load(session_id).isolation.not_enforced:
+    if "mem" in agent._sandboxes.load(session_id).isolation.not_enforced:
         pytest.skip("no writable memory cgroup here")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from roost.agent import supervisor
+from roost.agent import sandboxes
 from roost.agent.interpreters import find_interpreters
 from roost.agent.layout import run_dir, session_uids
 from roost.agent.supervisor import LocalAgent
@@ -149,10 +149,10 @@ async def test_without_a_part_of_the_sweep_something_is_left(
     await run(agent, spec.session_id, HOSTILE)
 
     with monkeypatch.context() as patched:
-        patched.setattr(supervisor, part, switched_off)
+        patched.setattr(sandboxes, part, switched_off)
         if part == "kill_all":  # what is alive keeps the rest busy
-            patched.setattr(supervisor, "remove_group", wait_for_nothing)
-            patched.setattr(supervisor, "remove_tree", do_nothing)
+            patched.setattr(sandboxes, "remove_group", wait_for_nothing)
+            patched.setattr(sandboxes, "remove_tree", do_nothing)
         await agent.destroy(spec.session_id)
         left = the_host(data_dir)
     await agent.destroy(spec.session_id)

@@ -134,8 +134,8 @@ async def test_each_session_has_a_uid_of_its_own_that_owns_nothing_of_the_host(a
     for _ in range(2):
         spec = SandboxSpec(session_id=new_session_id(), interpreter=find_interpreters()[0])
         await agent.launch(spec)
-        uids.add(Path(f"/proc/{agent._load(spec.session_id).init_pid}").stat().st_uid)
-        uids.add((agent._sandboxes / spec.session_id / "home").stat().st_uid)
+        uids.add(Path(f"/proc/{agent._sandboxes.load(spec.session_id).init_pid}").stat().st_uid)
+        uids.add((agent._sandboxes.folder / spec.session_id / "home").stat().st_uid)
 
     # The runner is not dumpable, so its /proc folder belongs to root; the homes tell the uids.
     assert len(uids - {0}) == 2

@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from roost.agent import supervisor
+from roost.agent import sandboxes
 from roost.agent.doctor import diagnose
 from roost.agent.interpreters import find_interpreters
 from roost.agent.layout import run_dir
@@ -90,7 +90,7 @@ async def test_the_environment_of_a_session_is_in_no_argument_list(agent: LocalA
             processes[path.parent.name] = path.read_bytes()
 
     assert output(known) == f"{secret}\n"
-    assert str(agent._load(spec.session_id).init_pid) in processes
+    assert str(agent._sandboxes.load(spec.session_id).init_pid) in processes
     assert [pid for pid, words in processes.items() if secret.encode() in words] == []
 
 
@@ -118,7 +118,7 @@ async def test_a_named_limit_that_cannot_be_enforced_is_refused(agent: LocalAgen
     with pytest.raises(CannotEnforce, match="scratch"):
         await agent.launch(spec)
 
-    assert list((agent._sandboxes).iterdir()) == []
+    assert list((agent._sandboxes.folder).iterdir()) == []
 
 
 async def test_what_a_launch_says_is_for_its_owner_alone(agent: LocalAgent, data_dir: Path) -> None:
@@ -338,7 +338,7 @@ async def test_a_sandbox_that_dies_ends_its_runs_and_is_reported(agent: LocalAge
     await agent.start(spec.session_id, RunSpec(run_id="long", code="import time\ntime.sleep(600)"))
     await agent.read(spec.session_id, "long", after=0, wait_s=10)
 
-    os.kill(agent._load(spec.session_id).init_pid, signal.SIGKILL)
+    os.kill(agent._sandboxes.load(spec.session_id).init_pid, signal.SIGKILL)
     async with asyncio.timeout(20):
         async for ended in agent.ended():
             assert (ended.session_id, ended.reason.code) == (spec.session_id, "self-terminated")
@@ -362,7 +362,7 @@ async def test_runs_have_ended_before_their_sandboxes_folder_goes(
         raise OSError("here the agent dies")
 
     with monkeypatch.context() as patched:
-        patched.setattr(supervisor, "remove_tree", dies)
+        patched.setattr(sandboxes, "remove_tree", dies)
         with pytest.raises(OSError, match="dies"):
             await agent.destroy(spec.session_id)
 
@@ -388,13 +388,13 @@ async def test_a_sandbox_that_dies_may_be_destroyed_as_soon_as_its_run_has_ended
         if alone.locked():
             alone.release()
 
-    monkeypatch.setattr(supervisor, "remove_tree", sweep_slowly)
-    os.kill(agent._load(spec.session_id).init_pid, signal.SIGKILL)
+    monkeypatch.setattr(sandboxes, "remove_tree", sweep_slowly)
+    os.kill(agent._sandboxes.load(spec.session_id).init_pid, signal.SIGKILL)
     await events_of(agent, spec.session_id, "long")
     await agent.destroy(spec.session_id)
 
     assert overlaps == [False, False]
-    assert list(agent._sandboxes.iterdir()) == []
+    assert list(agent._sandboxes.folder.iterdir()) == []
 
 
 async def test_who_comes_back_knows_how_a_sandbox_ended_meanwhile(data_dir: Path) -> None:
@@ -403,8 +403,8 @@ async def test_who_comes_back_knows_how_a_sandbox_ended_meanwhile(data_dir: Path
     spec = a_spec()
     await first.launch(spec)
     await first.start(spec.session_id, RunSpec(run_id="long", code="import time; time.sleep(600)"))
-    folder = first._sandboxes / spec.session_id
-    init_pid = first._load(spec.session_id).init_pid
+    folder = first._sandboxes.folder / spec.session_id
+    init_pid = first._sandboxes.load(spec.session_id).init_pid
     await first.aclose()
     os.kill(init_pid, signal.SIGKILL)
     async with asyncio.timeout(30):
@@ -442,8 +442,8 @@ os.chdir('/home/work')
 os.mkdir('locked'); open('locked/-rf', 'w').close(); os.chmod('locked', 0)
 """
     await run(agent, spec.session_id, nasty)
-    init_pid = agent._load(spec.session_id).init_pid
-    group = agent._group(spec.session_id)
+    init_pid = agent._sandboxes.load(spec.session_id).init_pid
+    group = agent._sandboxes.group(spec.session_id)
     members = group.pids() if group is not None else [init_pid]
 
     await agent.destroy(spec.session_id)

@@ -38,9 +38,9 @@ async def kill_before_it_answers(agent: LocalAgent, data_dir: Path) -> None:
     assert keeper is not None
     os.kill(keeper, signal.SIGSTOP)
     await state_of(keeper, "T")
-    assert agent._keeper is not None
+    assert agent._sandboxes.keeper is not None
     async with asyncio.timeout(10):
-        while not agent._keeper._waiting:  # a request that is not sent yet would go to the next keeper
+        while not agent._sandboxes.keeper._waiting:  # a request that is not sent yet would go to the next keeper
             await asyncio.sleep(0.005)
     os.kill(keeper, signal.SIGKILL)
 
@@ -90,7 +90,7 @@ async def test_a_launch_that_kills_its_keepers_fails_and_leaves_nothing(data_dir
             await agent.launch(a_spec())
 
         assert runtime.asked == 2
-        assert list(agent._sandboxes.iterdir()) == []
+        assert list(agent._sandboxes.folder.iterdir()) == []
     finally:
         await end(agent)
 
@@ -109,7 +109,7 @@ async def test_the_end_of_a_sandbox_is_seen_though_its_keeper_was_replaced(agent
     kill_keeper(data_dir)
     await agent.launch(a_spec())  # starts another keeper, which does not know the first sandbox
 
-    os.kill(agent._load(spec.session_id).init_pid, signal.SIGKILL)
+    os.kill(agent._sandboxes.load(spec.session_id).init_pid, signal.SIGKILL)
 
     ended = await next_end(agent)
     assert (ended.session_id, ended.reason.code, ended.signal) == (spec.session_id, "self-terminated", None)
@@ -125,7 +125,7 @@ async def test_the_end_of_a_sandbox_is_seen_after_agent_and_keeper_were_replaced
     second = LocalAgent(data_dir)
     await second.open()
 
-    os.kill(second._load(spec.session_id).init_pid, signal.SIGKILL)
+    os.kill(second._sandboxes.load(spec.session_id).init_pid, signal.SIGKILL)
 
     assert (await next_end(second)).session_id == spec.session_id
     await end(second)
@@ -135,7 +135,7 @@ async def test_a_keeper_that_lives_tells_how_a_sandbox_ended(agent: LocalAgent) 
     spec = a_spec()
     await agent.launch(spec)
 
-    os.kill(agent._load(spec.session_id).init_pid, signal.SIGKILL)
+    os.kill(agent._sandboxes.load(spec.session_id).init_pid, signal.SIGKILL)
 
     ended = await next_end(agent)
     assert ended.session_id == spec.session_id

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from roost.agent import recovery
 from roost.agent.log_writer import LogWriter
 from roost.agent.run_logs import GOING
+from roost.agent.sandboxes import Sandboxes
 from roost.agent.supervisor import LocalAgent
 from roost.wire.errors import SessionNotFound
 from tests.agents import end
@@ -53,7 +55,7 @@ async def test_logs_of_sessions_that_ended_long_ago_go(data_dir: Path, monkeypat
         for path in (*(data_dir / "logs" / name).iterdir(), data_dir / "logs" / name):
             os.utime(path, (then, then))
     agent = LocalAgent(data_dir)
-    monkeypatch.setattr(agent, "_recover", _leave)
+    monkeypatch.setattr(recovery, "_recover", _leave)
 
     await agent.open()
     await logs_are(data_dir, {"young", "alive"})
@@ -66,7 +68,7 @@ async def test_logs_of_sessions_that_ended_long_ago_go(data_dir: Path, monkeypat
     await end(agent)
 
 
-async def _leave(folder: Path) -> None:
+async def _leave(sandboxes: Sandboxes, session_id: str) -> None:
     """Stands for a sandbox that lives."""
 
 

@@ -53,11 +53,11 @@ async def test_a_restart_loses_variables_and_keeps_files_uid_and_environment(age
     await agent.launch(spec)
     session_id = spec.session_id
     first = await run(agent, session_id, "x = 20; print(open('kept', 'w').write('yes'))", "r1")
-    before = agent._load(session_id)
+    before = agent._sandboxes.load(session_id)
 
     info = await agent.restart(session_id)
 
-    after = agent._load(session_id)
+    after = agent._sandboxes.load(session_id)
     look = "import os; print('x' in globals(), open('kept').read(), os.environ['A']); open('kept', 'a').write('!')"
     second = await run(agent, session_id, look, "r2")
     third = await run(agent, session_id, "1", "r3")
@@ -118,19 +118,21 @@ async def test_what_a_restart_lost_is_told_also_after_the_agent_came_back(data_d
 
 async def test_no_process_of_the_old_sandbox_lives_on_and_its_end_is_no_news(agent: LocalAgent) -> None:
     spec = a_spec()
-    lasting = set(agent._tasks)
+    lasting = set(agent._sandboxes._tasks)
     await agent.launch(spec)
     await run(agent, spec.session_id, "import subprocess; subprocess.Popen(['sleep', '600'], start_new_session=True)")
-    old = agent._load(spec.session_id)
+    old = agent._sandboxes.load(spec.session_id)
 
     await agent.restart(spec.session_id)
     # What the keeper tells of the old one may come at any time.
-    agent._on_exit({"dir": str(agent._sandboxes / spec.session_id), "pid": old.pid, "exit_code": None, "signal": 9})
-    await asyncio.gather(*agent._tasks - lasting)
+    agent._sandboxes._on_exit(
+        {"dir": str(agent._sandboxes.folder / spec.session_id), "pid": old.pid, "exit_code": None, "signal": 9}
+    )
+    await asyncio.gather(*agent._sandboxes._tasks - lasting)
 
     assert not Path(f"/proc/{old.init_pid}").exists()
     assert [one.state for one in await agent.sandboxes()] == [SandboxState.RUNNING]
-    assert agent._ended.empty()
+    assert agent._sandboxes.ended.empty()
 
 
 async def test_a_restart_that_fails_keeps_the_home_until_the_next_one(data_dir: Path) -> None:
@@ -139,7 +141,7 @@ async def test_a_restart_that_fails_keeps_the_home_until_the_next_one(data_dir: 
     await first.open()
     await first.launch(spec)
     await run(first, spec.session_id, "open('kept', 'w').write('yes')", "r1")
-    uid = first._load(spec.session_id).uid
+    uid = first._sandboxes.load(spec.session_id).uid
     runtime.may_launch = False
 
     with pytest.raises(AgentError, match="not today"):
@@ -158,7 +160,7 @@ async def test_a_restart_that_fails_keeps_the_home_until_the_next_one(data_dir: 
         assert left == found == [SandboxState.RESTARTING]
         assert await second.lost() == []
         assert (output(events), lost(events)) == ("yes\n", True)
-        assert second._load(spec.session_id).uid == uid
+        assert second._sandboxes.load(spec.session_id).uid == uid
     finally:
         await end(second)
 
@@ -181,7 +183,7 @@ async def test_a_restart_that_is_cancelled_leaves_no_process_and_can_be_destroye
 
         assert left == [SandboxState.RESTARTING]
         assert await agent.sandboxes() == []
-        assert list(agent._sandboxes.iterdir()) == []
+        assert list(agent._sandboxes.folder.iterdir()) == []
     finally:
         await end(agent)
 

@@ -236,7 +236,7 @@ async def test_a_session_keeps_so_many_runs_waiting(server: Caller, monkeypatch:
 async def test_an_older_runner_is_not_asked_for_what_it_cannot_do(agent: LocalAgent) -> None:
     spec = SandboxSpec(session_id=new_session_id(), interpreter=find_interpreters()[0])
     await agent.launch(spec)
-    agent._live[spec.session_id]._abilities = frozenset()
+    agent._sandboxes.live[spec.session_id]._abilities = frozenset()
 
     with pytest.raises(InvalidParameters, match="batch"):
         await agent.start(spec.session_id, RunSpec(run_id="b", code="", mode="batch", batch=BatchStages()))
