@@ -11,6 +11,7 @@ from roost.server.auth.secrets import SecretBox
 from roost.server.domain.sessions import Session, SessionSpec
 from roost.server.events.memory import MemoryBus
 from roost.server.scheduler.ledger import Ledger, topic_of
+from roost.server.scheduler.lives import Lives
 from roost.server.scheduler.loop import Scheduler
 from roost.server.services.accounts import DEFAULT, ensure_admin
 from roost.server.store import accounts
@@ -33,6 +34,7 @@ class World:
     bus: MemoryBus
     ledger: Ledger
     engine: FakeEngine
+    lives: Lives
     scheduler: Scheduler
     access_key: str
     group_id: str
@@ -83,11 +85,13 @@ async def a_world(folder: Path, engine: FakeEngine | None = None) -> AsyncIterat
     group_id = await store.read(lambda c: accounts.group_id(c, DEFAULT, DEFAULT))
     assert group_id is not None
     ledger = Ledger(store, bus)
-    scheduler = Scheduler(ledger, engine, bus)
+    lives = Lives(ledger, engine)
+    scheduler = Scheduler(ledger, engine, bus, lives)
     try:
-        yield World(store, bus, ledger, engine, scheduler, admin.access_key, group_id)
+        yield World(store, bus, ledger, engine, lives, scheduler, admin.access_key, group_id)
     finally:
         await scheduler.aclose()
+        await lives.aclose()
         await store.aclose()
 
 

@@ -79,7 +79,7 @@ async def test_an_end_before_the_command_is_done_is_a_failure(world: World, how:
     running = await world.until_state(session, S.RUNNING)
 
     if how == "ended":
-        await world.scheduler.end(running, ASKED)
+        await world.lives.end(running, ASKED)
     else:
         await world.agent.die(session.id, DIED)
     ended = await world.until_state(session, S.TERMINATED)
@@ -91,7 +91,7 @@ async def test_an_end_before_the_command_is_done_is_a_failure(world: World, how:
 async def test_a_restart_runs_the_command_again_under_another_id(world: World) -> None:
     session = await world.create(**BATCH)
     await world.agent.until_started(JOB)
-    await world.scheduler.restart(await world.until_state(session, S.RUNNING))
+    await world.lives.restart(await world.until_state(session, S.RUNNING))
     await world.agent.until_started(f"{JOB}-2")
     await world.agent.finish(session.id, f"{JOB}-2", DONE)
 
@@ -107,7 +107,7 @@ async def test_a_session_that_has_run_its_command_is_not_restarted(tmp_path: Pat
         decided = await world.ledger.decide(session, Outcome(result=SessionResult.SUCCESS, sentence="done"))
 
         with pytest.raises(SessionNotRunning, match="has run its command"):
-            await world.scheduler.restart(decided)
+            await world.lives.restart(decided)
 
 
 async def test_who_may_not_start_yet_says_until_when_and_lets_others_ahead(world: World) -> None:

@@ -73,7 +73,7 @@ async def test_a_session_can_be_ended_by_force_under_its_script(world: World) ->
     session = await world.create(bootstrap_script=SCRIPT)
     await world.agent.until_started(BOOTSTRAP)
 
-    await world.scheduler.end(await world.ledger.get(session.id), ASKED, forced=True)
+    await world.lives.end(await world.ledger.get(session.id), ASKED, forced=True)
 
     assert (await world.ledger.get(session.id)).state is S.TERMINATED
     assert world.agent.running == {}

@@ -26,7 +26,7 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
 async def test_a_session_goes_from_the_queue_to_its_node_and_back(world: World) -> None:
     session = await world.until_state(await world.create(), S.RUNNING)
     reserved = [one.key for one in await world.engine.reservations()]
-    stats = await world.scheduler.end(session, ASKED)
+    stats = await world.lives.end(session, ASKED)
 
     ended = await world.ledger.get(session.id)
     assert reserved == [session.id]
@@ -41,9 +41,9 @@ async def test_the_oldest_comes_first_and_those_behind_wait_with_it(world: World
     large = await world.until(await world.create("large", cpu=4), lambda now: now.reason is not None)
     small = await world.create("small", cpu=1)
 
-    await world.scheduler.end(first, ASKED)
+    await world.lives.end(first, ASKED)
     await world.until_state(large, S.RUNNING)
-    await world.scheduler.end(await world.ledger.get(large.id), ASKED)
+    await world.lives.end(await world.ledger.get(large.id), ASKED)
     await world.until_state(small, S.RUNNING)
 
     assert [spec.session_id for spec in world.agent.launched] == [first.id, large.id, small.id]
@@ -95,12 +95,12 @@ async def test_a_destroy_that_fails_leaves_an_error_that_force_ends(world: World
     world.agent.destroy_error = AgentError("a process does not die")
 
     with pytest.raises(AgentError, match="does not die"):
-        await world.scheduler.end(session, ASKED)
+        await world.lives.end(session, ASKED)
     broken = await world.ledger.get(session.id)
     with pytest.raises(Forbidden):
-        await world.scheduler.end(broken, ASKED)
+        await world.lives.end(broken, ASKED)
     world.agent.destroy_error = None
-    await world.scheduler.end(broken, ASKED, forced=True)
+    await world.lives.end(broken, ASKED, forced=True)
 
     assert (broken.state, broken.reason and broken.reason.code) == (S.ERROR, "agent-error")
     assert (await world.ledger.get(session.id)).state is S.TERMINATED
@@ -110,7 +110,7 @@ async def test_a_destroy_that_fails_leaves_an_error_that_force_ends(world: World
 async def test_who_ends_a_session_twice_at_once_ends_it_once(world: World) -> None:
     session = await world.until_state(await world.create(), S.RUNNING)
 
-    await asyncio.gather(world.scheduler.end(session, ASKED), world.scheduler.end(session, ASKED))
+    await asyncio.gather(world.lives.end(session, ASKED), world.lives.end(session, ASKED))
 
     assert (await codes(world, session))[-2:] == ["session-terminating", "session-terminated"]
 
@@ -120,8 +120,8 @@ async def test_an_end_by_force_while_it_is_launched_leaves_no_sandbox(world: Wor
     session = await world.until_state(await world.create(), S.PREPARING)
 
     with pytest.raises(Forbidden, match="PREPARING"):
-        await world.scheduler.end(session, ASKED)
-    await world.scheduler.end(session, ASKED, forced=True)
+        await world.lives.end(session, ASKED)
+    await world.lives.end(session, ASKED, forced=True)
     world.agent.may_launch.set()
     after = await world.until_state(await world.create("after"), S.RUNNING)
 
@@ -184,7 +184,7 @@ async def test_who_asks_for_an_end_that_a_restarted_server_completes_waits_for_i
         session = await world.written("ending", S.TERMINATING)
         await world.scheduler.open()
 
-        asking = asyncio.create_task(world.scheduler.end(session, ASKED))
+        asking = asyncio.create_task(world.lives.end(session, ASKED))
         async with asyncio.timeout(10):
             await agent.asked.wait()
             agent.may_end.set()
@@ -210,7 +210,7 @@ class SlowToEnd(FakeAgent):
 async def test_a_restart_gives_a_running_session_a_new_sandbox(world: World) -> None:
     session = await world.until_state(await world.create(), S.RUNNING)
 
-    await asyncio.gather(world.scheduler.restart(session), world.scheduler.restart(session))
+    await asyncio.gather(world.lives.restart(session), world.lives.restart(session))
 
     after = await world.ledger.get(session.id)
     assert (after.state, world.agent.restarted) == (S.RUNNING, [session.id])
@@ -223,13 +223,13 @@ async def test_a_restart_that_fails_leaves_an_error_that_force_ends(world: World
     world.agent.launch_error = AgentError("no bwrap here")
 
     with pytest.raises(AgentError, match="no bwrap"):
-        await world.scheduler.restart(session)
+        await world.lives.restart(session)
     broken = await world.ledger.get(session.id)
     with pytest.raises(SessionNotRunning, match="ERROR"):
-        await world.scheduler.restart(broken)
+        await world.lives.restart(broken)
     with pytest.raises(Forbidden):
-        await world.scheduler.end(broken, ASKED)
-    await world.scheduler.end(broken, ASKED, forced=True)
+        await world.lives.end(broken, ASKED)
+    await world.lives.end(broken, ASKED, forced=True)
 
     assert (broken.state, broken.reason and broken.reason.code) == (S.ERROR, "agent-error")
     assert (await world.ledger.get(session.id)).state is S.TERMINATED
@@ -240,10 +240,10 @@ async def test_a_restart_that_fails_leaves_an_error_that_force_ends(world: World
 async def test_an_end_while_it_is_restarted_leaves_no_sandbox(world: World, forced: bool) -> None:
     session = await world.until_state(await world.create(), S.RUNNING)
     world.agent.may_launch.clear()
-    restarting = asyncio.create_task(world.scheduler.restart(session))
+    restarting = asyncio.create_task(world.lives.restart(session))
     now = await world.until_state(session, S.RESTARTING)
 
-    await world.scheduler.end(now, ASKED, forced=forced)
+    await world.lives.end(now, ASKED, forced=forced)
     world.agent.may_launch.set()
     with capture_logs() as logs, pytest.raises(Conflict):
         await restarting
@@ -256,9 +256,9 @@ async def test_an_end_while_it_is_restarted_leaves_no_sandbox(world: World, forc
 
 async def test_an_end_that_read_the_session_before_its_restart_ends_it_all_the_same(world: World) -> None:
     before = await world.until_state(await world.create(), S.RUNNING)
-    await world.scheduler.restart(before)
+    await world.lives.restart(before)
 
-    await world.scheduler.end(before, ASKED)
+    await world.lives.end(before, ASKED)
 
     assert (await world.ledger.get(before.id)).state is S.TERMINATED
 
@@ -266,11 +266,11 @@ async def test_an_end_that_read_the_session_before_its_restart_ends_it_all_the_s
 async def test_a_new_sandbox_that_dies_before_it_is_written_down_ends_its_session(world: World) -> None:
     session = await world.until_state(await world.create(), S.RUNNING)
     world.agent.may_launch.clear()
-    restarting = asyncio.create_task(world.scheduler.restart(session))
+    restarting = asyncio.create_task(world.lives.restart(session))
     await world.until_state(session, S.RESTARTING)
     reason = Reason(code="self-terminated", sentence="the first process ended")
 
-    await world.scheduler._on_ended(SandboxEnded(session_id=session.id, reason=reason, exit_code=1))
+    await world.lives.on_ended(SandboxEnded(session_id=session.id, reason=reason, exit_code=1))
     world.agent.may_launch.set()
     await restarting
 
@@ -282,7 +282,7 @@ async def test_a_sandbox_that_is_gone_cannot_be_restarted(world: World) -> None:
     del world.agent.running[session.id]
 
     with pytest.raises(SessionNotRunning, match="gone"):
-        await world.scheduler.restart(session)
+        await world.lives.restart(session)
 
     assert (await world.ledger.get(session.id)).state is S.TERMINATED
     assert list(await world.engine.reservations()) == []
@@ -324,7 +324,7 @@ async def test_who_asks_again_for_a_restart_that_a_killed_server_left_waits_for_
         agent.running[session.id] = a_sandbox(session.id, SandboxState.RESTARTING)
         await world.scheduler.open()
 
-        asking = asyncio.create_task(world.scheduler.restart(session))
+        asking = asyncio.create_task(world.lives.restart(session))
         agent.may_launch.set()
         await asking
 
@@ -336,10 +336,10 @@ async def test_force_frees_the_name_at_once_even_where_the_node_fails(world: Wor
     session = await world.until_state(await world.create(), S.RUNNING)
     world.agent.destroy_error = AgentError("a process does not die")
     with pytest.raises(AgentError):
-        await world.scheduler.end(session, ASKED)
+        await world.lives.end(session, ASKED)
 
     with pytest.raises(AgentError, match="does not die"):
-        await world.scheduler.end(await world.ledger.get(session.id), ASKED, forced=True)
+        await world.lives.end(await world.ledger.get(session.id), ASKED, forced=True)
 
     assert (await world.ledger.get(session.id)).state is S.TERMINATED
     assert [one.key for one in await world.engine.reservations()] == [session.id]  # its node still has it

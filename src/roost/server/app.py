@@ -25,6 +25,7 @@ from roost.server.events.memory import MemoryBus
 from roost.server.http.context import STRANGERS
 from roost.server.http.routes import make_web_app
 from roost.server.scheduler.ledger import Ledger
+from roost.server.scheduler.lives import Lives
 from roost.server.scheduler.loop import Scheduler
 from roost.server.services.accounts import Credentials, ensure_admin
 from roost.server.services.files import Files
@@ -92,10 +93,12 @@ async def serving(settings: Settings) -> AsyncIterator[str]:
         webhooks = Webhooks(store, bus, secret, settings.webhooks_allow_private)
         await webhooks.open()
         opened.push_async_callback(webhooks.aclose)
-        scheduler = Scheduler(ledger, engine, bus)
-        recorder = RunRecorder(store, engine, ledger, scheduler.on_run_ended)
+        lives = Lives(ledger, engine)
+        scheduler = Scheduler(ledger, engine, bus, lives)
+        recorder = RunRecorder(store, engine, ledger, lives.on_run_ended)
         await recorder.open()
         opened.push_async_callback(recorder.aclose)
+        opened.push_async_callback(lives.aclose)
         await scheduler.open()
         opened.push_async_callback(scheduler.aclose)
         keys = KeyRing(store, box)
@@ -103,7 +106,7 @@ async def serving(settings: Settings) -> AsyncIterator[str]:
             authenticators=(BearerAuthenticator(keys), SignatureAuthenticator(keys)),
             keys=keys,
             images=images,
-            sessions=Sessions(store, ledger, scheduler, images, bus, settings.webhooks_allow_private),
+            sessions=Sessions(store, ledger, lives, images, bus, settings.webhooks_allow_private),
             runs=Runs(store, engine),
             files=Files(engine),
         )

@@ -15,7 +15,7 @@ from roost.server.domain.sessions import BEING_PREPARED, NEEDS_FORCE, Happening,
 from roost.server.domain.times import parse_duration, parse_start
 from roost.server.events.base import EventBus, Subscription
 from roost.server.scheduler.ledger import Ledger, topic_of
-from roost.server.scheduler.loop import Scheduler
+from roost.server.scheduler.lives import Lives
 from roost.server.services.accounts import DEFAULT
 from roost.server.services.images import Images
 from roost.server.services.webhooks import check_callback
@@ -85,7 +85,7 @@ class Sessions:
         self,
         store: Store,
         ledger: Ledger,
-        scheduler: Scheduler,
+        lives: Lives,
         images: Images,
         bus: EventBus,
         webhooks_allowed: bool | frozenset[str],
@@ -94,7 +94,7 @@ class Sessions:
         self._groups: dict[tuple[str, str], str] = {}
         """Ids of groups that were found, by domain and name; groups keep theirs"""
         self._ledger = ledger
-        self._scheduler = scheduler
+        self._lives = lives
         self._images = images
         self._bus = bus
         self._webhooks_allowed = webhooks_allowed
@@ -147,7 +147,7 @@ class Sessions:
                 default=image.default,
                 shmem=wanted.resource_opts.get("shmem", image.shmem),
             )
-            if wanted.node_id is not None and not await self._scheduler.has_node(wanted.node_id):
+            if wanted.node_id is not None and not await self._lives.has_node(wanted.node_id):
                 raise InvalidParameters(f"there is no agent {wanted.node_id!r:.80}", hint="leave config.agentList out")
             session = Session(
                 id=new_session_id(),
@@ -225,15 +225,15 @@ class Sessions:
         return await self._ledger.history(session.id)
 
     async def restart(self, session: Session) -> None:
-        """Give a running session a new sandbox with the same files (see `Scheduler.restart`)."""
-        await self._scheduler.restart(session)
+        """Give a running session a new sandbox with the same files (see `Lives.restart`)."""
+        await self._lives.restart(session)
 
     async def destroy(self, session: Session, *, forced: bool = False) -> SandboxStats:
-        """End a session; nothing of it is left but its log when this returns (see `Scheduler.end`)."""
+        """End a session; nothing of it is left but its log when this returns (see `Lives.end`)."""
         reason = Reason(code="user-requested", sentence="its owner asked for its end")
         if forced and session.state is not SessionState.PENDING:
             reason = Reason(code="force-terminated", sentence="its owner ended it by force")
-        return await self._scheduler.end(session, reason, forced=forced)
+        return await self._lives.end(session, reason, forced=forced)
 
     async def destroy_with_dependents(
         self, session: Session, *, forced: bool = False
