@@ -67,6 +67,15 @@ class Caller:
         result: dict[str, Any] = reply.body["result"]
         return result
 
+    async def finished(self, ref: str, code: str) -> dict[str, Any]:
+        """A whole run by the compatible poll, its console in one piece."""
+        part = await self.execute(ref, code)
+        console = part["console"]
+        while part["status"] != "finished":
+            part = await self.execute(ref, mode="continue", run_id=part["runId"])
+            console += part["console"]
+        return part | {"console": console}
+
     async def events(self, ref: str, run_id: str, after: int = 0) -> list[SSEMessage]:
         """A run's events up to its end."""
         url = build_url(self.target, f"/session/{ref}/runs/{run_id}/events", {"after": str(after)})

@@ -4,7 +4,6 @@ import base64
 import json
 import os
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -51,7 +50,7 @@ async def session(server: Caller) -> Caller:
 
 
 async def test_a_notebook_shows_its_tables_and_figures(session: Caller) -> None:
-    cells = [await finished(session, cell) for cell in CELLS]
+    cells = [await session.finished("class-7", cell) for cell in CELLS]
     body = {"run_id": "one", "code": "plt.plot([1, 2]); plt.show()"}
     assert (await session("POST", "/session/class-7/runs", body)).status == 201
     events = [(event.event, json.loads(event.data)) for event in await session.events("class-7", "one")]
@@ -80,22 +79,12 @@ async def test_ipythons_magics_are_there_where_it_is_installed(server: Caller) -
     assert messages[-1].event == "image", messages[-3:]
     await server("POST", "/session", {"name": "class-7", "image": "ipy"})
 
-    await finished(server, "answer = 42")
-    who = await finished(server, "%who")
-    captured = await finished(server, "%%capture out\nprint('hidden')")
-    shown = await finished(server, "out.stdout")
-    own = await finished(server, "%time answer + 1")
+    await server.finished("class-7", "answer = 42")
+    who = await server.finished("class-7", "%who")
+    captured = await server.finished("class-7", "%%capture out\nprint('hidden')")
+    shown = await server.finished("class-7", "out.stdout")
+    own = await server.finished("class-7", "%time answer + 1")
 
     assert who["console"][0][1].split() == ["answer"]
     assert (captured["console"], shown["console"]) == ([], [["stdout", "'hidden\\n'"]])
     assert "Wall time:" in own["console"][0][1]
-
-
-async def finished(server: Caller, code: str) -> dict[str, Any]:
-    """A whole run by the compatible poll, its console in one piece."""
-    part = await server.execute("class-7", code)
-    console = part["console"]
-    while part["status"] != "finished":
-        part = await server.execute("class-7", mode="continue", run_id=part["runId"])
-        console += part["console"]
-    return part | {"console": console}

@@ -68,16 +68,6 @@ def of_kind(events: list[Event], kind: EventKind) -> list[Any]:
     return [event.data for event in events if event.kind is kind]
 
 
-async def finished(server: Caller, code: str) -> dict[str, Any]:
-    """A whole run by the compatible poll, its console in one piece."""
-    part = await server.execute("class-7", code)
-    console = part["console"]
-    while part["status"] != "finished":
-        part = await server.execute("class-7", mode="continue", run_id=part["runId"])
-        console += part["console"]
-    return part | {"console": console}
-
-
 async def test_a_value_is_told_in_all_its_types(agent: LocalAgent, sandbox: str) -> None:
     events = await run(agent, sandbox, f"{RICH}\nRich('a')")
 
@@ -276,7 +266,7 @@ async def test_no_exception_is_too_strange_to_be_told(agent: LocalAgent, sandbox
 async def test_the_console_has_one_item_for_each_display(session: Caller) -> None:
     code = f"{RICH}\nclass Image:\n    _repr_png_ = Rich._repr_png_\nprint('a')\ndisplay(Image(), 1)\nRich('<table>')"
 
-    result = await finished(session, code)
+    result = await session.finished("class-7", code)
 
     image = f"data:image/png;base64,{base64.b64encode(PNG).decode()}"
     assert result["console"] == [
@@ -311,8 +301,10 @@ def a_figure(number: int) -> list[Any]:
 
 
 async def test_open_figures_are_shown_at_the_end_of_a_run_and_closed(plotting: Caller) -> None:
-    first = await finished(plotting, "import matplotlib.pyplot as plt\nplt.figure(1); plt.figure(2)\nprint('end')\n7")
-    second = await finished(plotting, "plt.get_fignums()")
+    first = await plotting.finished(
+        "class-7", "import matplotlib.pyplot as plt\nplt.figure(1); plt.figure(2)\nprint('end')\n7"
+    )
+    second = await plotting.finished("class-7", "plt.get_fignums()")
 
     assert first["console"] == [["stdout", "end\n7"], a_figure(1), a_figure(2)]
     assert second["console"] == [["stdout", "[]"]]
@@ -321,26 +313,26 @@ async def test_open_figures_are_shown_at_the_end_of_a_run_and_closed(plotting: C
 async def test_show_shows_at_once(plotting: Caller) -> None:
     code = "plt.figure(1)\nplt.show()\nprint('after')\nplt.figure(2)\nplt.show(block=True)"
 
-    result = await finished(plotting, f"import matplotlib.pyplot as plt\n{code}")
+    result = await plotting.finished("class-7", f"import matplotlib.pyplot as plt\n{code}")
 
     assert result["console"] == [a_figure(1), ["stdout", "after\n"], a_figure(2)]
 
 
 async def test_a_figure_that_is_the_value_is_shown_once(plotting: Caller) -> None:
-    result = await finished(plotting, "import matplotlib.pyplot as plt\nplt.figure(2)\nplt.figure(1)")
+    result = await plotting.finished("class-7", "import matplotlib.pyplot as plt\nplt.figure(2)\nplt.figure(1)")
 
     assert result["console"] == [a_figure(1), a_figure(2)]
 
 
 async def test_figures_are_shown_after_an_exception_too(plotting: Caller) -> None:
-    result = await finished(plotting, "import matplotlib.pyplot as plt\nplt.figure(1)\n1 / 0")
+    result = await plotting.finished("class-7", "import matplotlib.pyplot as plt\nplt.figure(1)\n1 / 0")
 
     assert a_figure(1) in result["console"]
     assert "ZeroDivisionError" in "".join(text for kind, text in result["console"] if kind == "stderr")
 
 
 async def test_a_figure_that_cannot_be_drawn_says_why(plotting: Caller) -> None:
-    result = await finished(plotting, "import matplotlib.pyplot as plt\nplt.figure(99); None")
+    result = await plotting.finished("class-7", "import matplotlib.pyplot as plt\nplt.figure(99); None")
 
     [[kind, why], shown] = result["console"]
     assert (kind, shown) == ("stderr", ["stdout", "<Figure 99>\n"])
@@ -348,9 +340,9 @@ async def test_a_figure_that_cannot_be_drawn_says_why(plotting: Caller) -> None:
 
 
 async def test_nothing_is_loaded_for_who_shows_nothing_rich(session: Caller) -> None:
-    await finished(session, "import sys, os\nx = 1")
+    await session.finished("class-7", "import sys, os\nx = 1")
 
     code = "print([name for name in sys.modules if name.split('.')[-1] in ('matplotlib', 'json', 'base64', 'display')])"
-    result = await finished(session, code)
+    result = await session.finished("class-7", code)
 
     assert result["console"] == [["stdout", "[]\n"]]

@@ -1,28 +1,27 @@
 """The engine of one machine: this one. Its agent lives in this process."""
 
 import os
-from collections.abc import Sequence
 
 import psutil
 
 from roost.agent.supervisor import LocalAgent
-from roost.engines.base import Bundle, Engine, EngineConfig, Node, Reservation
-from roost.engines.reservations import Reservations
+from roost.engines.base import EngineConfig
+from roost.engines.reservations import AccountingEngine, Reservations
 from roost.wire.agent import Agent
 from roost.wire.errors import NotFound
 
 NODE_ID = "local"
 
 
-class LocalEngine(Engine):
+class LocalEngine(AccountingEngine):
     """One node with this machine's cores and memory, times the overcommit factors.
 
     Reservations live in memory: the server makes them anew for its live sessions when it starts.
     """
 
     def __init__(self) -> None:
+        super().__init__({})
         self._agent: LocalAgent | None = None
-        self._reservations = Reservations({})
 
     async def open(self, config: EngineConfig) -> None:
         capacity = {
@@ -37,18 +36,6 @@ class LocalEngine(Engine):
         if self._agent is not None:
             await self._agent.aclose()
             self._agent = None
-
-    async def nodes(self) -> Sequence[Node]:
-        return self._reservations.nodes()
-
-    async def reserve(self, key: str, bundles: Sequence[Bundle]) -> Reservation:
-        return self._reservations.reserve(key, bundles)
-
-    async def reservations(self) -> Sequence[Reservation]:
-        return self._reservations.all()
-
-    async def release(self, key: str) -> None:
-        self._reservations.release(key)
 
     async def agent(self, node_id: str) -> Agent:
         if node_id != NODE_ID or self._agent is None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from roost.engines.base import Bundle, Node, Reservation
+from roost.engines.base import Bundle, Engine, Node, Reservation
 from roost.wire.errors import NoCapacity
 
 
@@ -53,3 +53,22 @@ class Reservations:
                 for slot, need in bundle.slots.items():
                     rest[bundle.node_id][slot] -= need
         return rest
+
+
+class AccountingEngine(Engine):
+    """An engine that keeps the account itself."""
+
+    def __init__(self, capacity: Mapping[str, Mapping[str, float]]) -> None:
+        self._reservations = Reservations(capacity)
+
+    async def nodes(self) -> Sequence[Node]:
+        return self._reservations.nodes()
+
+    async def reserve(self, key: str, bundles: Sequence[Bundle]) -> Reservation:
+        return self._reservations.reserve(key, bundles)
+
+    async def reservations(self) -> Sequence[Reservation]:
+        return self._reservations.all()
+
+    async def release(self, key: str) -> None:
+        self._reservations.release(key)

@@ -4,13 +4,13 @@ import asyncio
 import contextlib
 import hashlib
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AbstractAsyncContextManager
 
 import msgspec
 
-from roost.engines.base import Bundle, Engine, EngineConfig, Node, Reservation
-from roost.engines.reservations import Reservations
+from roost.engines.base import EngineConfig
+from roost.engines.reservations import AccountingEngine
 from roost.wire.agent import Agent, OpenFile, SessionFiles
 from roost.wire.environments import Environment, EnvironmentRequest
 from roost.wire.errors import (
@@ -269,31 +269,19 @@ class FakeFiles(SessionFiles):
 _NO_FOLDERS = AgentError("a fake sandbox has no folders")
 
 
-class FakeEngine(Engine):
+class FakeEngine(AccountingEngine):
     """Nodes of given capacity, each with a `FakeAgent`."""
 
     def __init__(self, **nodes: dict[str, float]) -> None:
         capacity = nodes or {"fake": {"cpu": 4.0, "mem": float(4 << 30)}}
         self.agents = {name: FakeAgent() for name in capacity}
-        self._reservations = Reservations(capacity)
+        super().__init__(capacity)
 
     async def open(self, config: EngineConfig) -> None:
         pass
 
     async def aclose(self) -> None:
         pass
-
-    async def nodes(self) -> Sequence[Node]:
-        return self._reservations.nodes()
-
-    async def reserve(self, key: str, bundles: Sequence[Bundle]) -> Reservation:
-        return self._reservations.reserve(key, bundles)
-
-    async def reservations(self) -> Sequence[Reservation]:
-        return self._reservations.all()
-
-    async def release(self, key: str) -> None:
-        self._reservations.release(key)
 
     async def agent(self, node_id: str) -> FakeAgent:
         if node_id not in self.agents:
