@@ -14,7 +14,7 @@ import pytest
 
 from roost.client.api import build_headers, build_url
 from roost.client.config import APIConfig
-from roost.client.func.session import POLL_AGAIN_S
+from roost.client.repeats import POLL_AGAIN_S
 from roost.client.session import AsyncSession
 from roost.server.http import deliveries
 from tests.relay import Cut, Relay, a_relay

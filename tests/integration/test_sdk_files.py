@@ -16,7 +16,7 @@ from roost.client import api as client_api
 from roost.client.api import Api, Target
 from roost.client.config import APIConfig
 from roost.client.errors import Unreachable
-from roost.client.func.session import _again
+from roost.client.repeats import again
 from roost.client.session import AsyncSession
 from tests.relay import Cut, Relay, a_relay
 from tests.servers import Caller
@@ -165,7 +165,7 @@ async def test_a_bar_shows_what_came_once(server: Caller, relay: Relay, compute:
         def update(self, n: int) -> None:
             told.append(n)
 
-    await _again(functools.partial(compute._download_alone, "a", tmp_path), Bar())
+    await again(functools.partial(compute._download_alone, "a", tmp_path), Bar())
 
     assert min(told) < 0
     assert sum(told) == SIZE

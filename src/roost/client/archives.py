@@ -10,6 +10,8 @@ import warnings
 from pathlib import Path, PurePosixPath
 from typing import IO
 
+import aiohttp
+
 from roost.client.exceptions import BackendClientError
 
 HOME = PurePosixPath("/home/work")
@@ -20,6 +22,29 @@ def inside_home(path: str) -> PurePosixPath:
     """A path in a session, relative to its home where it is in there."""
     given = PurePosixPath(path)
     return given.relative_to(HOME) if given.is_relative_to(HOME) else given
+
+
+async def read_parts(raw: aiohttp.ClientResponse) -> list[bytes]:
+    """The parts of a multipart answer.
+
+    Raises:
+        BackendClientError: it is none, or broken.
+    """
+    if not raw.content_type.startswith("multipart/"):
+        raise BackendClientError(f"expected archives, but the server sent {raw.content_type}")
+    parts = []
+    try:
+        reader = aiohttp.MultipartReader.from_response(raw)
+        while (part := await reader.next()) is not None:
+            if not isinstance(part, aiohttp.BodyPartReader):
+                raise BackendClientError("the answer holds a multipart within a multipart")
+            content = io.BytesIO()
+            while chunk := await part.read_chunk(1 << 16):
+                content.write(chunk)
+            parts.append(content.getvalue())
+    except (ValueError, aiohttp.ClientPayloadError) as error:
+        raise BackendClientError(f"the answer is broken: {error}") from error
+    return parts
 
 
 def extract(archive: bytes, dest: Path) -> list[str]:

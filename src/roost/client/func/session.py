@@ -3,36 +3,29 @@
 import asyncio
 import contextlib
 import functools
-import io
 import secrets
 import tempfile
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, Self, TypeVar
+from typing import Any, NoReturn, Self
 from urllib.parse import quote
 from uuid import UUID, uuid4
 
 import aiohttp
 
 from roost.client.active import api_session, current_session
-from roost.client.archives import HOME, extract, inside_home, place
+from roost.client.archives import HOME, extract, inside_home, place, read_parts
 from roost.client.exceptions import ArgumentError, BackendAPIVersionError, BackendClientError
 from roost.client.func.base import BaseFunction, api_function
+from roost.client.repeats import POLL_AGAIN_S, again, is_broken
 from roost.client.request import AttachedFile, Request, Response
+from roost.client.uploads import beyond_limits, files_to_upload
 from roost.client.utils import ProgressBar, ProgressReportingReader, progress_bar
 from roost.client.versioning import get_id_or_name, get_naming
 from roost.client.websocket import WebSocketContextManager
 from roost.wire.ids import SESSION_NAME
 
 __all__ = ("ComputeSession",)
-
-T = TypeVar("T")
-
-MAX_UPLOAD_FILES = 20
-MAX_UPLOAD_BYTES = (1 << 20) - 1
-
-POLL_AGAIN_S = (0.05, 0.1, 0.2, 0.5, 1.0)
-"""The pauses after which what may be sent again is, when its connection broke."""
 
 _BATCH_OPTIONS = {"clean": None, "build": None, "buildLog": False, "exec": None}
 
@@ -284,7 +277,7 @@ class ComputeSession(BaseFunction):
             try:
                 return await self._poll(path, body)
             except (aiohttp.ClientError, BackendClientError) as error:
-                if not _is_broken(error):
+                if not is_broken(error):
                     raise
             await asyncio.sleep(pause_s)
         return await self._poll(path, body)
@@ -334,15 +327,15 @@ class ComputeSession(BaseFunction):
             show_progress: draw a bar on stderr, if that is a terminal.
         """
         base = (Path(basedir) if basedir is not None else Path.cwd()).resolve()
-        found = _uploads(files, base)
-        problem = _beyond_limits(found)
+        found = files_to_upload(files, base)
+        problem = beyond_limits(found)
         if problem is not None and not current_session().is_roost:
             raise ArgumentError(problem)
         total = sum(path.stat().st_size for path, _ in found)
         with progress_bar("uploading", total if show_progress else None) as bar:
             if problem is None:
-                return await _again(functools.partial(self._upload_form, found), bar, if_files=found)
-            response = [await _again(functools.partial(self._upload_alone, *one), bar, if_files=[one]) for one in found]
+                return await again(functools.partial(self._upload_form, found), bar, if_files=found)
+            response = [await again(functools.partial(self._upload_alone, *one), bar, if_files=[one]) for one in found]
             return response[-1]
 
     async def _upload_form(self, found: Iterable[tuple[Path, str]], bar: ProgressBar) -> Response:
@@ -379,7 +372,7 @@ class ComputeSession(BaseFunction):
             if current_session().is_roost:
                 names = []
                 for path in paths:
-                    names += await _again(functools.partial(self._download_alone, path, Path(dest)), bar)
+                    names += await again(functools.partial(self._download_alone, path, Path(dest)), bar)
             else:
                 names = await self._download_archives(paths, Path(dest), bar)
         return {"file_names": names}
@@ -456,51 +449,10 @@ async def _create(path: str, body: Mapping[str, Any]) -> Any:
         async with request.fetch() as response:
             return await response.json()
     except (aiohttp.ClientError, BackendClientError) as error:
-        if not _is_broken(error):
+        if not is_broken(error):
             raise
     async with request.fetch() as response:
         return await response.json()
-
-
-class _Attempt:
-    """What one attempt tells a bar of, to be taken back."""
-
-    def __init__(self, bar: ProgressBar) -> None:
-        self._bar = bar
-        self._told = 0
-
-    def update(self, n: int) -> None:
-        self._told += n
-        self._bar.update(n)
-
-    def take_back(self) -> None:
-        self._bar.update(-self._told)
-
-
-async def _again(
-    work: Callable[[ProgressBar], Awaitable[T]], bar: ProgressBar, *, if_files: Iterable[tuple[Path, str]] = ()
-) -> T:
-    """Do what servers of ours may be asked twice, again where its connection breaks.
-
-    Args:
-        if_files: what it reads; a pipe or a device gives nothing twice.
-    """
-    may_repeat = current_session().is_roost and all(path.is_file() for path, _ in if_files)
-    for pause_s in POLL_AGAIN_S if may_repeat else ():
-        attempt = _Attempt(bar)
-        try:
-            return await work(attempt)
-        except (aiohttp.ClientError, BackendClientError) as error:
-            if not _is_broken(error):
-                raise
-        attempt.take_back()
-        await asyncio.sleep(pause_s)
-    return await work(bar)
-
-
-def _is_broken(error: Exception) -> bool:
-    """Whether a call failed because of its connection."""
-    return isinstance(error, aiohttp.ClientError) or isinstance(error.__cause__, aiohttp.ClientConnectionError)
 
 
 def _checked_name(name: str) -> str:
@@ -523,50 +475,3 @@ def _completion_options(opts: Mapping[str, Any]) -> dict[str, Any]:
         "line": opts.get("line", ""),
         "post": opts.get("post", ""),
     }
-
-
-def _uploads(files: Iterable[str | Path], base: Path) -> list[tuple[Path, str]]:
-    """Each file to send, with its name in the session."""
-    found: list[tuple[Path, str]] = []
-    for file in files:
-        path = Path(file).resolve()
-        if not (path.is_relative_to(base) and path.exists()) and (base / file).exists():
-            path = (base / file).resolve()
-        if not path.is_relative_to(base):
-            raise ArgumentError(f"{file} does not lie beneath {base}")
-        inside = sorted(entry for entry in path.rglob("*") if entry.is_file()) if path.is_dir() else [path]
-        found.extend((entry, entry.relative_to(base).as_posix()) for entry in inside)
-    if not found:
-        raise ArgumentError("there are no files to upload")
-    return found
-
-
-def _beyond_limits(found: Sequence[tuple[Path, str]]) -> str | None:
-    """What keeps these files from being sent as one form, if anything does."""
-    if len(found) > MAX_UPLOAD_FILES:
-        return f"{len(found)} files at once; at most {MAX_UPLOAD_FILES} are allowed"
-    large = next((remote for path, remote in found if path.stat().st_size > MAX_UPLOAD_BYTES), None)
-    return None if large is None else f"{large} is longer than {MAX_UPLOAD_BYTES} bytes"
-
-
-async def read_parts(raw: aiohttp.ClientResponse) -> list[bytes]:
-    """The parts of a multipart answer.
-
-    Raises:
-        BackendClientError: it is none, or broken.
-    """
-    if not raw.content_type.startswith("multipart/"):
-        raise BackendClientError(f"expected archives, but the server sent {raw.content_type}")
-    parts = []
-    try:
-        reader = aiohttp.MultipartReader.from_response(raw)
-        while (part := await reader.next()) is not None:
-            if not isinstance(part, aiohttp.BodyPartReader):
-                raise BackendClientError("the answer holds a multipart within a multipart")
-            content = io.BytesIO()
-            while chunk := await part.read_chunk(1 << 16):
-                content.write(chunk)
-            parts.append(content.getvalue())
-    except (ValueError, aiohttp.ClientPayloadError) as error:
-        raise BackendClientError(f"the answer is broken: {error}") from error
-    return parts
