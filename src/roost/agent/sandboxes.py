@@ -183,12 +183,11 @@ class Sandboxes:
         """End a sandbox, and its open runs with it; see `Agent.destroy`."""
         async with self.changing(session_id):
             stats = SandboxStats()
-            if session_id in self.live:
-                stats = self.stats(session_id)
-            reason = Reason(code="sandbox-destroyed", sentence="the session was ended while this ran")
             if (sandbox := self.live.get(session_id)) is not None:
+                stats = self.stats(session_id)
                 # Before the kill: how the runner saw its kernel die of it is not how the run ended.
                 await sandbox.aclose()
+            reason = Reason(code="sandbox-destroyed", sentence="the session was ended while this ran")
             await self.end(session_id, reason)
         self._changing.pop(session_id, None)
         return stats
