@@ -51,7 +51,8 @@ class Caller:
         """One request; a form or raw bytes go into `data`."""
         url = build_url(self.target, path, params)
         content_type = "application/json" if body is not None else "text/plain"
-        if isinstance(data, aiohttp.FormData) or "multipart" in (headers or {}).get("Content-Type", ""):
+        content_type = (headers or {}).get("Content-Type", content_type)
+        if isinstance(data, aiohttp.FormData) or "multipart" in content_type:
             content_type = "multipart/form-data"
         sent = build_headers(self.target, method, url, content_type, datetime.now(UTC)) | dict(headers or {})
         content = io.BytesIO(msgspec.json.encode(body)) if body is not None else data

@@ -20,7 +20,7 @@ def test_every_route_is_on_the_page_of_the_protocol() -> None:
     written |= {("POST", "/session/_/create")} if "`POST /session/_/create`" in page else set()
 
     app = web.Application()
-    app.add_routes([*routes._session_routes("/session"), *routes._image_routes()])
+    app.add_routes([*routes._session_routes("/session"), *routes._image_routes(), *routes._template_routes()])
     served = {
         (route.method, str(route.resource.canonical)) for route in app.router.routes() if route.resource is not None
     }

@@ -18,6 +18,7 @@ PUBLIC = (
     "func",
     "func.base",
     "func.session",
+    "func.session_template",
     "request",
     "session",
     "types",

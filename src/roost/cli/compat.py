@@ -6,6 +6,7 @@ from roost.cli.output import Group, output_option, print_items, wants_json
 from roost.cli.pretty import warn_prettily
 from roost.cli.run import compatible_run
 from roost.cli.sessions import create, destroy, restart, session
+from roost.cli.templates import create_from_template, session_template
 from roost.client import __version__
 from roost.client.api import configured_target
 from roost.client.config import APIConfig, get_config, set_config
@@ -73,5 +74,9 @@ for command in (create, restart, session):
     main.add_command(command)
 main.add_command(compatible_run, "run")
 main.add_command(create, "start")
+for alias in ("create-from-template", "start-from-template"):
+    main.add_command(create_from_template, alias)
+for alias in ("session-template", "sesstpl"):
+    main.add_command(session_template, alias)
 for alias in ("destroy", "rm", "kill"):
     main.add_command(destroy, alias)

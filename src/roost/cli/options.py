@@ -83,12 +83,16 @@ def resource_options(command: F) -> F:
     )
 
 
-def placement_options(command: F) -> F:
+def starting_options(command: F) -> F:
     """Where the session runs, when, and with which folders."""
     return _all(
         command,
         click.option("--type", "type_", type=click.Choice(["batch", "interactive"]), default="interactive"),
-        click.option("--starts-at", help="Earliest start of a batch session: ISO 8601, or a time from now (1h30m)."),
+        click.option(
+            "--starts-at",
+            "--starts_at",
+            help="Earliest start of a batch session: ISO 8601, or a time from now (1h30m).",
+        ),
         click.option("--enqueue-only", is_flag=True, help="Do not wait until it runs."),
         click.option("--max-wait", type=click.IntRange(min=0), default=0, help="Seconds to wait for it; 0: no limit."),
         click.option("--no-reuse", is_flag=True, help="Fail where a session of this name lives."),
@@ -96,12 +100,19 @@ def placement_options(command: F) -> F:
         click.option("--scaling-group", "--sgroup", help="The group of nodes to run on."),
         click.option("--cluster-size", type=click.IntRange(min=1), default=1),
         click.option("--cluster-mode", type=click.Choice(["single-node", "multi-node"]), default="single-node"),
-        click.option("--preopen", type=Commas(int), help="Ports, between commas."),
         click.option("-d", "--domain", help="The domain; that of the configuration, if not given."),
         click.option("-g", "--group", help="The group; that of the configuration, if not given."),
-        click.option("--assign-agent", type=Commas(), help="Nodes, between commas; for administrators."),
         click.option("--depends", type=Commas(), help="Sessions that have to succeed first, between commas."),
         click.option("--callback-url", help="Hears of the session's life."),
+    )
+
+
+def placement_options(command: F) -> F:
+    """The same, and what only a session that is not of a template has."""
+    return _all(
+        starting_options(command),
+        click.option("--preopen", type=Commas(int), help="Ports, between commas."),
+        click.option("--assign-agent", type=Commas(), help="Nodes, between commas; for administrators."),
     )
 
 

@@ -49,6 +49,11 @@ def create(ctx: click.Context, /, image: str, name: str | None, startup_command:
         made = api.ComputeSession.get_or_create(
             image, name=name, startup_command=startup_command, **creation_arguments(options)
         )
+    show_created(ctx, made)
+
+
+def show_created(ctx: click.Context, made: Any) -> None:
+    """Tell what a creation came to; exit with 1 where it failed."""
     if wants_json():
         keys = ("name", "status", "created", "service_ports")
         print_items([{"session_id": made.id, **{key: getattr(made, key) for key in keys}}], {})

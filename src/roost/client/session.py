@@ -13,6 +13,7 @@ from roost.client.config import MIN_API_VERSION, APIConfig, get_config, parse_ap
 from roost.client.exceptions import APIVersionWarning, ArgumentError, BackendError
 from roost.client.func.base import BaseFunction
 from roost.client.func.session import ComputeSession
+from roost.client.func.session_template import SessionTemplate
 from roost.client.request import Request
 from roost.client.worker import Worker
 
@@ -61,6 +62,7 @@ class _Connected(BaseSession):
     """What both sessions do alike."""
 
     ComputeSession: type[ComputeSession]
+    SessionTemplate: type[SessionTemplate]
 
     def __init__(self, *, config: APIConfig | None = None, proxy_mode: bool = False) -> None:
         self.config = config if config is not None else get_config()
@@ -70,7 +72,7 @@ class _Connected(BaseSession):
         """What the server speaks; None where it does not say, or cannot be reached."""
         self._closed = False
         self._activation: Activation | None = None
-        for function_class in (ComputeSession,):
+        for function_class in (ComputeSession, SessionTemplate):
             name = function_class.__name__
             setattr(self, name, type(name, (BaseFunction,), {**function_class.__dict__, "session": self}))
 
@@ -123,6 +125,7 @@ class Session(_Connected):
 
     ComputeSession: Any
     """The class of the same name; its functions give results here where they are coroutines by their types."""
+    SessionTemplate: Any
 
     def __init__(self, *, config: APIConfig | None = None, proxy_mode: bool = False) -> None:
         super().__init__(config=config, proxy_mode=proxy_mode)

@@ -34,6 +34,7 @@ from roost.server.services.platform import Platform
 from roost.server.services.recorder import RunRecorder
 from roost.server.services.runs import Runs
 from roost.server.services.sessions import Sessions
+from roost.server.services.templates import Templates
 from roost.server.services.webhooks import Webhooks
 from roost.server.settings import Settings
 from roost.server.store.sql import SqlStore
@@ -109,6 +110,7 @@ async def serving(settings: Settings) -> AsyncIterator[str]:
             sessions=Sessions(store, ledger, lives, images, bus, settings.webhooks_allow_private),
             runs=Runs(store, engine),
             files=Files(engine),
+            templates=Templates(store),
         )
         endpoint = await opened.enter_async_context(_listening(make_web_app(platform), settings.host, settings.port))
         opened.enter_context(_announced(data_dir, endpoint, admin))

@@ -113,6 +113,12 @@ class FolderNotFound(NotFound):
     code = "vfolder-not-found"
 
 
+class TemplateNotFound(NotFound):
+    """There is no such session template."""
+
+    code = "task-template-not-found"
+
+
 class RunNotFound(NotFound):
     """There is no such run in this session."""
 

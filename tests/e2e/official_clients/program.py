@@ -31,6 +31,7 @@ def main(output):
         seen["batches"] = batches(made)
         seen["completions"] = completions(made)
         seen["lives"] = lives(api)
+        seen["templates"] = templates(api)
         info = made.get_info()
         seen["info"] = {key: info[key] for key in ("status", "image", "lang", "tag", "environ", "domainName")}
         seen["logs"] = "hello" in made.get_logs()["result"]["logs"]
@@ -126,6 +127,27 @@ def lives(api):
     seen["later"] = [later.status, later.destroy()["stats"]["status"]]
     seen["no command"] = problem(create, "python", name="official-7", type_="batch")
     seen["gone twice"] = [again.destroy()["stats"]["status"], problem(again.destroy)]
+    return seen
+
+
+def templates(api):
+    """A template from its writing to its end, and sessions of it."""
+    spec = {"kernel": {"image": "python", "environ": {"A": "1"}, "run": {"bootstrap": "echo made > made.txt"}}}
+    text = {"api_version": "v1", "kind": "taskTemplate", "metadata": {"name": "t-1", "tag": "t"}, "spec": spec}
+    seen, write = {}, lambda: json.dumps([{"template": text, "name": "t-1"}])
+    made = api.SessionTemplate.create(write())
+    [item] = api.SessionTemplate.list_templates()
+    seen["listed"] = [sorted(item), item["name"], item["is_owner"], item["id"] == made.template_id]
+    session = api.ComputeSession.create_from_template(made.template_id, name="official-8", envs={"A": "2"})
+    seen["made"] = [session.created, session.status, session.name]
+    seen["ran"] = drive(session, "import os; print(os.environ['A'], open('made.txt').read())")["stdout"]
+    session.destroy()
+    spec["kernel"]["environ"] = {"A": "3"}
+    seen["replaced"] = made.put(write())
+    seen["read"] = json.loads(made.get("json"))["template"]["spec"]["kernel"]["environ"]
+    seen["deleted"] = made.delete()
+    seen["gone"] = [made.get("json"), problem(made.delete)]
+    seen["no template"] = problem(api.ComputeSession.create_from_template, made.template_id, name="official-8")
     return seen
 
 

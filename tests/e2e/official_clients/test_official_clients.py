@@ -167,6 +167,31 @@ async def test_the_commands_of_every_client_run_stages_on_files(server: Caller, 
     assert (await server("GET", "/session")).body == []
 
 
+@pytest.mark.parametrize("version", CLIENTS)
+async def test_the_commands_of_every_client_keep_templates(server: Caller, tmp_path: Path, version: str) -> None:
+    command = Command(version, server, tmp_path)
+    kernel = {"image": "python", "environ": {"A": "1"}}
+    template = {"api_version": "v1", "kind": "taskTemplate", "metadata": {"name": "t-1"}, "spec": {"kernel": kernel}}
+    (tmp_path / "template.json").write_text(json.dumps([{"template": template}]))
+
+    created = await command("session-template", "create", "-f", "template.json")
+    [item] = (await server("GET", "/template/session")).body
+    listed = await command("sesstpl", "list")
+    read = await command("sesstpl", "get", item["id"], "-f", "json")
+    numbers = ("--max-wait", "0", "--cluster-size", "1")  # the command of 21.09 breaks off without them
+    made = await command("session", "create-from-template", "-t", "official-1", "--no-env", *numbers, item["id"])
+    assert made[0] == 0, made
+    environ = (await server("GET", "/session/official-1")).body["environ"]
+    deleted = await command("sesstpl", "delete", "-f", item["id"])
+
+    for status, said in (created, listed, read, made, deleted):
+        assert status == 0, said
+    assert "t-1" in listed[1]
+    assert "taskTemplate" in read[1]
+    assert "A" not in str(environ)
+    assert (await server("GET", "/template/session")).body == []
+
+
 @pytest.mark.parametrize("version", PINS)
 async def test_the_official_command_runs_code_and_passes_input_on(server: Caller, tmp_path: Path, version: str) -> None:
     command = str(python_of(version).with_name("backend.ai"))

@@ -19,6 +19,7 @@ from roost.client.exceptions import ArgumentError, BackendAPIVersionError, Backe
 from roost.client.func.base import BaseFunction, api_function
 from roost.client.repeats import POLL_AGAIN_S, again, is_broken
 from roost.client.request import AttachedFile, Request, Response
+from roost.client.types import Undefined, undefined
 from roost.client.uploads import beyond_limits, files_to_upload
 from roost.client.utils import ProgressBar, ProgressReportingReader, progress_bar
 from roost.client.versioning import get_id_or_name, get_naming
@@ -182,8 +183,99 @@ class ComputeSession(BaseFunction):
         later = {"dependencies": dependencies, "callback_url": callback_url, "architecture": architecture}
         body |= {key: value for key, value in later.items() if value is not None}
         answer = await _create(f"/{get_naming(version, 'path')}", body)
-        made = cls(name, owner_access_key)
-        if version[0] >= 5:
+        return cls._made(answer, name, owner_access_key, domain, group)
+
+    @api_function
+    @classmethod
+    async def create_from_template(
+        cls,
+        template_id: str,
+        *,
+        name: str | Undefined | None = undefined,
+        type_: str | Undefined = undefined,
+        starts_at: str | None = None,
+        enqueue_only: bool | Undefined = undefined,
+        max_wait: int | Undefined = undefined,
+        no_reuse: bool | Undefined = undefined,
+        image: str | Undefined = undefined,
+        mounts: list[str] | Undefined = undefined,
+        mount_map: Mapping[str, str] | Undefined = undefined,
+        envs: Mapping[str, str] | Undefined = undefined,
+        startup_command: str | Undefined = undefined,
+        resources: Mapping[str, str | int] | Undefined = undefined,
+        resource_opts: Mapping[str, str | int] | Undefined = undefined,
+        cluster_size: int | Undefined = undefined,
+        cluster_mode: str | Undefined = undefined,
+        domain_name: str | Undefined = undefined,
+        group_name: str | Undefined = undefined,
+        bootstrap_script: str | Undefined = undefined,
+        tag: str | Undefined = undefined,
+        scaling_group: str | Undefined = undefined,
+        owner_access_key: str | Undefined = undefined,
+        dependencies: Sequence[str | UUID] | Undefined = undefined,
+        callback_url: str | Undefined = undefined,
+        architecture: str | Undefined = undefined,
+    ) -> Self:
+        """Create a session of a template, or reuse the live one of that name and image.
+
+        Args:
+            template_id: see `SessionTemplate`. What else is given takes the place of what the template says, also
+                where it is empty; for the rest see `get_or_create`.
+        """
+        session = current_session()
+        version, config = session.api_version, session.config
+        if name is None or name is undefined:
+            # Names end with a letter, a digit or an underscore.
+            name = f"pysdk-{secrets.token_urlsafe(8).replace('-', '_')}"
+        if mounts is not undefined or config.vfolder_mounts:
+            mounts = [*(mounts if mounts is not undefined else ()), *config.vfolder_mounts]
+        settings: dict[str, Any] = {
+            "mounts": mounts,
+            "mount_map": mount_map,
+            "environ": envs,
+            "resources": resources,
+            "resource_opts": resource_opts,
+            "scalingGroup": scaling_group,
+        }
+        body: dict[str, Any] = {
+            "template_id": template_id,
+            get_naming(version, "name_arg"): _checked_name(name),
+            "config": settings,
+            "image": image,
+            "tag": tag,
+            "owner_access_key": owner_access_key,
+            "domain": domain_name,
+            "group": group_name,
+            "type": type_,
+            "enqueueOnly": enqueue_only,
+            "maxWaitSeconds": max_wait,
+            "reuseIfExists": undefined if no_reuse is undefined else not no_reuse,
+            "startupCommand": startup_command,
+            "starts_at": starts_at,
+            "bootstrap_script": bootstrap_script,
+            "dependencies": dependencies,
+            "callback_url": callback_url,
+            "architecture": architecture,
+        }
+        if version >= (6, "20200815"):
+            body |= {"clusterSize": cluster_size, "clusterMode": cluster_mode}
+        else:
+            settings["clusterSize"] = cluster_size
+        path = f"/{get_naming(version, 'path')}/_/create-from-template"
+        answer = await _create(path, drop(body, undefined))
+        return cls._made(
+            answer,
+            name,
+            None if owner_access_key is undefined else owner_access_key,
+            config.domain if domain_name is undefined else domain_name,
+            config.group if group_name is undefined else group_name,
+        )
+
+    @classmethod
+    def _made(cls, answer: Mapping[str, Any], name: str, owner: str | None, domain: str, group: str) -> Self:
+        """What a creation was answered with."""
+        made = cls(name, owner)
+        if current_session().api_version[0] >= 5:
             made.id = UUID(answer["sessionId"])
         made.created = answer.get("created", True)
         made.status = answer.get("status", "RUNNING")
@@ -417,7 +509,6 @@ class ComputeSession(BaseFunction):
         self.name = new_id
 
     paginated_list = _refused("paginated_list", "`GET /session` and `roost ps` list sessions")
-    create_from_template = _refused("create_from_template", "pass the template's values to get_or_create")
     get_task_logs = _refused("get_task_logs", "get_logs tells what a session wrote, also after its end")
     get_status_history = _refused("get_status_history", "`GET /session/NAME/history` and `roost why NAME` tell it")
     get_abusing_report = _refused("get_abusing_report", "`roost why NAME` tells why a session was ended")

@@ -1,12 +1,13 @@
 """What requests may say, and how what is wrong with them is told (spec/rest-sessions.md §1.2, §4)."""
 
 import re
+from collections.abc import Collection
 from typing import Annotated, Any, Literal, TypeVar
 
-import orjson
 from aiohttp import web
 from pydantic import AfterValidator, AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from roost.server.http.documents import parse_json, parse_yaml
 from roost.wire.errors import InvalidParameters
 from roost.wire.ids import SESSION_NAME
 
@@ -14,9 +15,6 @@ M = TypeVar("M", bound=BaseModel)
 
 MAX_SCRIPT = 16 << 10
 """Bytes of a bootstrap script."""
-
-MAX_NESTING = 100
-"""Levels of objects and lists in a body; a tenth of what Python's own recursion allows."""
 
 MAX_VARIABLE = (128 << 10) - 2
 """Bytes of name and value together of an environment variable, which Linux hands to no program if they are more."""
@@ -87,6 +85,8 @@ def _environ(value: dict[str, str]) -> dict[str, str]:
 Boolish = Annotated[bool, BeforeValidator(_boolish)]
 Integer = Annotated[int, BeforeValidator(_integer)]
 SessionName = Annotated[str, BeforeValidator(_session_name)]
+Environ = Annotated[dict[str, str], AfterValidator(_environ)]
+Script = Annotated[str, AfterValidator(_script)]
 
 
 class Params(BaseModel):
@@ -105,7 +105,7 @@ class CreationConfig(Params):
     """`config` of a creation (§4.2)."""
 
     mounts: list[str] | None = None
-    environ: Annotated[dict[str, str], AfterValidator(_environ)] | None = None
+    environ: Environ | None = None
     cluster_size: Integer | None = Field(
         default=None, ge=1, validation_alias=AliasChoices("clusterSize", "cluster_size")
     )
@@ -120,8 +120,12 @@ class CreationConfig(Params):
     )
     agent_list: list[str] | None = Field(default=None, validation_alias=AliasChoices("agentList", "agent_list"))
 
-    def check_version(self, version: tuple[int, str]) -> None:
+    def check_version(self, version: tuple[int, str], but: Collection[str] = ()) -> None:
         """Refuse the keys that requests of this API version do not have (§4.2).
+
+        Args:
+            version: of the request.
+            but: further ones that it does not have.
 
         Raises:
             InvalidParameters: with one message for each in `data`.
@@ -129,7 +133,7 @@ class CreationConfig(Params):
         foreign = {
             name: "not an allowed key"
             for name in self.model_fields_set
-            if not SINCE.get(name, (0, "")) <= version < UNTIL.get(name, (99, ""))
+            if name in but or not SINCE.get(name, (0, "")) <= version < UNTIL.get(name, (99, ""))
         }
         if foreign:
             raise InvalidParameters("validation failed", data={"config": foreign})
@@ -160,7 +164,7 @@ class Creation(Params):
     startup_command: str | None = Field(
         default=None, validation_alias=AliasChoices("startupCommand", "startup_command")
     )
-    bootstrap_script: Annotated[str, AfterValidator(_script)] | None = Field(
+    bootstrap_script: Script | None = Field(
         default=None, validation_alias=AliasChoices("bootstrap_script", "bootstrapScript")
     )
     owner_access_key: str | None = None
@@ -316,41 +320,13 @@ def check(values: Any, model: type[M]) -> M:
 
 
 async def read_json(request: web.Request) -> Any:
-    """The body as JSON.
+    """The body as JSON, or as YAML where it says that it is that (§1.2).
 
     Raises:
         InvalidParameters: it is none, or nested too deeply.
     """
-    return parse_json(await request.read(), "the body")
-
-
-def parse_json(raw: bytes | str, what: str) -> Any:
-    """What a client has sent as JSON; `what` names it in the refusal.
-
-    Raises:
-        InvalidParameters: it is none, or nested too deeply.
-    """
-    try:
-        value = orjson.loads(raw)
-    except orjson.JSONDecodeError as error:
-        raise InvalidParameters(f"{what} is not JSON: {error}") from None
-    # Looking at the text first is quick, also where much code or input is in it.
-    opened = raw.count("[") + raw.count("{") if isinstance(raw, str) else raw.count(b"[") + raw.count(b"{")
-    if opened > MAX_NESTING and _is_deeper(value, MAX_NESTING):
-        raise InvalidParameters(f"{what} is nested more than {MAX_NESTING} levels deep")
-    return value
-
-
-def _is_deeper(value: Any, levels: int) -> bool:
-    layer = [value]
-    for _ in range(levels):
-        layer = [
-            inner
-            for one in layer
-            if isinstance(one, dict | list)
-            for inner in (one.values() if isinstance(one, dict) else one)
-        ]
-    return bool(layer)
+    parse = parse_yaml if request.content_type == "text/yaml" else parse_json
+    return parse(await request.read(), "the body")
 
 
 def _query(request: web.Request, model: type[BaseModel]) -> dict[str, Any]:

@@ -28,6 +28,7 @@ STATUSES: Mapping[str, int] = {
     "file-not-found": 400,
     "scaling-group-not-found": 404,
     "vfolder-not-found": 404,
+    "task-template-not-found": 404,
     "method-not-allowed": 405,
     "conflict": 409,
     "session-already-exists": 400,

@@ -2,7 +2,7 @@
 
 from aiohttp import web
 
-from roost.server.http import content, execute, files, images, root, runs, sessions, stream
+from roost.server.http import content, execute, files, images, root, runs, sessions, stream, templates
 from roost.server.http.bodies import MAX_BODY, Bodies
 from roost.server.http.context import BODIES, PLATFORM, STRANGERS
 from roost.server.http.deliveries import Deliveries
@@ -25,6 +25,7 @@ def make_web_app(platform: Platform) -> web.Application:
     app.on_response_prepare.append(add_headers)
     app.add_routes([web.get("/", root.get_root), web.get("/healthz", root.get_health)])
     app.add_routes(_image_routes())
+    app.add_routes(_template_routes())
     for prefix in ("/session", "/kernel"):  # clients before API version 5 say kernel
         app.add_routes(_session_routes(prefix))
         app.router.add_get(f"/stream{prefix}/{{ref}}/execute", stream.execute)
@@ -46,6 +47,17 @@ def _image_routes() -> list[web.RouteDef]:
     ]
 
 
+def _template_routes() -> list[web.RouteDef]:
+    one = "/template/session/{id}"
+    return [
+        web.get("/template/session", templates.list_templates),
+        web.post("/template/session", templates.create_templates),
+        web.get(one, templates.get_template),
+        web.put(one, templates.put_template),
+        web.delete(one, templates.delete_template),
+    ]
+
+
 def _session_routes(prefix: str) -> list[web.RouteDef]:
     one = f"{prefix}/{{ref}}"
     run = f"{one}/runs/{{run}}"
@@ -58,6 +70,7 @@ def _session_routes(prefix: str) -> list[web.RouteDef]:
         web.post(prefix, sessions.create_session),
         web.get(prefix, sessions.list_sessions),
         web.post(f"{prefix}/_/create", sessions.create_session),
+        web.post(f"{prefix}/_/create-from-template", templates.create_from_template),
         web.get(f"{prefix}/_/match", sessions.match_sessions),
         web.post(f"{one}/interrupt", execute.interrupt),
         web.post(f"{one}/complete", execute.complete),

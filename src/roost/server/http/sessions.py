@@ -33,11 +33,17 @@ from roost.wire.sessions import SessionState, SessionType
 async def create_session(request: web.Request) -> web.Response:
     """`POST /session`"""
     params = await read_params(request, Creation)
+    params.config.check_version(version_of(request))
+    return await make_session(request, params)
+
+
+async def make_session(request: web.Request, params: Creation) -> web.Response:
+    """Create what a request has asked for."""
     owner = await owner_of(request, params.owner_access_key)
     config = params.config
     if config.agent_list and caller_of(request).role != "superadmin":
         raise InsufficientPrivilege("only a super-admin chooses agents", hint="leave config.agentList out")
-    _refuse_what_is_not_here(params, version_of(request))
+    _refuse_what_is_not_here(params)
     wanted = Wanted(
         name=params.session_name,
         image=params.image,
@@ -146,10 +152,9 @@ async def _once(request: web.Request) -> Once | None:
     return Once(key=key, fingerprint=hashlib.sha256(body).hexdigest())
 
 
-def _refuse_what_is_not_here(params: Creation, version: tuple[int, str]) -> None:
+def _refuse_what_is_not_here(params: Creation) -> None:
     """Say no to what this server does not do, rather than drop it silently."""
     config = params.config
-    config.check_version(version)
     if max(params.cluster_size, config.cluster_size or 1) > 1:
         raise LimitExceeded("a session has one container here", hint="leave the cluster size at 1")
     if folders := [*(config.mounts or ()), *(config.mount_map or ())]:

@@ -10,7 +10,7 @@ from aiohttp import WSMsgType, web
 
 from roost.server.domain.sessions import Session
 from roost.server.http.context import platform_of, session_of
-from roost.server.http.params import parse_json
+from roost.server.http.documents import parse_json
 from roost.server.http.work import Work, read_start
 from roost.server.services.runs import Polled, Runs
 from roost.wire.errors import InvalidParameters, LimitExceeded, RoostError

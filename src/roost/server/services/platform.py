@@ -8,6 +8,7 @@ from roost.server.services.files import Files
 from roost.server.services.images import Images
 from roost.server.services.runs import Runs
 from roost.server.services.sessions import Sessions
+from roost.server.services.templates import Templates
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,3 +22,4 @@ class Platform:
     sessions: Sessions
     runs: Runs
     files: Files
+    templates: Templates

@@ -36,6 +36,13 @@ def group_id(connection: sa.Connection, domain: str, name: str) -> str | None:
     return found
 
 
+def group_of_id(connection: sa.Connection, domain: str, id_: str) -> str | None:
+    """The id itself, where the domain has such a group."""
+    query = sa.select(groups.c.id).where(groups.c.domain == domain, groups.c.id == id_)
+    found: str | None = connection.execute(query).scalar_one_or_none()
+    return found
+
+
 def add_user(connection: sa.Connection, **values: Any) -> None:
     connection.execute(users.insert().values(values))
 

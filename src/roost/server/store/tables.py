@@ -2,7 +2,7 @@
 
 import sqlalchemy as sa
 
-REVISION = "0004"
+REVISION = "0005"
 """The newest migration."""
 
 metadata = sa.MetaData()
@@ -132,4 +132,16 @@ image_aliases = sa.Table(
     metadata,
     sa.Column("alias", sa.String(255), primary_key=True),
     sa.Column("target", sa.String(255), nullable=False),
+)
+session_templates = sa.Table(
+    "session_templates",
+    metadata,
+    sa.Column("id", sa.String(36), primary_key=True),
+    sa.Column("user_id", sa.ForeignKey("users.id"), nullable=False, index=True),
+    sa.Column("group_id", sa.ForeignKey("groups.id"), nullable=False),
+    sa.Column("name", sa.String(128), nullable=False),
+    sa.Column("template", sa.JSON, nullable=False),
+    sa.Column("created_at", sa.Float, nullable=False),
+    # They are kept, since sessions were made of them.
+    sa.Column("deleted_at", sa.Float),
 )
