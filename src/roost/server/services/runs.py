@@ -8,15 +8,15 @@ from typing import Any
 import msgspec
 
 from roost.engines.base import Engine
-from roost.server.domain.console import console_of, exit_code_of, gap_sentence
+from roost.server.domain.console import console_of, exit_code_of
 from roost.server.domain.sessions import Session, is_kept_for_job
+from roost.server.services.log_ends import end_of_log
 from roost.server.store import runs as rows
 from roost.server.store.base import Store
 from roost.wire.agent import Agent
 from roost.wire.errors import InvalidParameters, RunNotFound, SessionNotFound, SessionNotRunning
 from roost.wire.ids import RUN_ID, new_run_id
 from roost.wire.runs import (
-    SESSION_RUN,
     BatchStages,
     Event,
     EventKind,
@@ -37,7 +37,7 @@ GATHER_S = 0.02
 POLL_BYTES = 1 << 20
 PROMPT_WITHIN = 100
 """Among as many of its latest events the prompt of a run that waits is looked for; threads may print behind it."""
-LOG_BYTES = 1 << 20
+LOG_CHARACTERS = 1 << 20
 """As much of a session's output as the logs endpoint answers with: the last of it."""
 
 
@@ -192,13 +192,9 @@ class Runs:
 
     async def log_text(self, session: Session) -> str:
         """What the session's programs have written, by run; the end of it where it is long."""
-        parts: list[str] = []
-        if session.node_id is not None:
-            agent = await self._agent(session)
-            ids = [SESSION_RUN, *(run.run_id for run in await agent.runs(session.id))]
-            for run_id in ids:
-                parts += await _written(agent, session.id, run_id)
-        return "".join(parts)[-LOG_BYTES:]
+        if session.node_id is None:
+            return ""
+        return await end_of_log(await self._agent(session), session.id, LOG_CHARACTERS)
 
     async def _executing(self, session: Session) -> Agent:
         """Where something may run: a bootstrap script does before its session is usable."""
@@ -284,18 +280,3 @@ def _asked(events: Sequence[Event]) -> dict[str, Any]:
     """What the last prompt among these wants; empty where there is none."""
     prompts = [event for event in events if event.kind is EventKind.PROMPT]
     return {"is_password": bool(prompts[-1].data["password"])} if prompts else {}
-
-
-async def _written(agent: Agent, session_id: str, run_id: str) -> list[str]:
-    parts: list[str] = []
-    after = 0
-    while True:
-        page = await agent.read(session_id, run_id, after=after)
-        for event in page.events:
-            if event.kind in (EventKind.STDOUT, EventKind.STDERR):
-                parts.append(event.data)
-            elif event.kind is EventKind.GAP:
-                parts.append(gap_sentence(event.data))
-        if not page.events:
-            return parts
-        after = page.events[-1].seq
