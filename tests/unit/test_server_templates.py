@@ -46,6 +46,13 @@ def test_a_request_takes_the_place_of_what_it_names() -> None:
     assert both == {"image": "python", "tag": None, "config": {"environ": {}, "resources": {"cpu": 1}}}
 
 
+def test_a_request_that_names_folders_leaves_out_the_places_of_others() -> None:
+    template = {"config": {"mounts": ["a", "b"], "mount_map": {"a": "x", "b": "y"}}}
+
+    assert overlaid(template, {"config": {"mounts": ["b"]}})["config"] == {"mounts": ["b"], "mount_map": {"b": "y"}}
+    assert overlaid(template, {"config": {"mounts": []}})["config"] == {"mounts": [], "mount_map": {}}
+
+
 @pytest.mark.parametrize(
     ("git", "steps"),
     [

@@ -67,7 +67,7 @@ class _Segment:
             _extend(self.spans.setdefault(record.run, []), _Gap(record.seq, record.seq, len(record.payload)))
 
 
-@dataclass
+@dataclass(slots=True)
 class _Places:
     """Where the events of one run are: those behind `base`, each as its segment << 32 | offset."""
 

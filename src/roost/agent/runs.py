@@ -13,7 +13,6 @@ Everything that comes out of a sandbox passes `admit`, which treats it as writte
 import hashlib
 import signal
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Annotated, Any, Literal
 
@@ -170,9 +169,8 @@ _SHAPES: dict[Kind, Any] = {
 _DECODERS = {kind: msgspec.json.Decoder(shape) for kind, shape in _SHAPES.items()}
 
 
-@dataclass
-class Run:
-    """One run as the log tells it."""
+class Run(msgspec.Struct):
+    """One run as the log tells it; a session may have a million of them."""
 
     number: int
     """The agent's number of it, dense per session; 0 is the session itself."""
@@ -189,7 +187,7 @@ class Run:
     cursor: int = 0
     digest: bytes = b""
     """Of what was asked for; the code itself is kept until the runner has it."""
-    unanswered: dict[int, str | None] = field(default_factory=dict)
+    unanswered: dict[int, str | None] = {}
     """Answers by prompt number that the runner may not have seen, sent again on every connection."""
 
     def __post_init__(self) -> None:
@@ -201,7 +199,7 @@ class Run:
 
     def copy(self) -> "Run":
         """A run to try events on before they are in the log."""
-        return Run(**{**vars(self), "unanswered": dict(self.unanswered)})
+        return msgspec.structs.replace(self, unanswered=dict(self.unanswered))
 
     def summary(self, *, created: bool = False) -> RunSummary:
         return RunSummary(

@@ -31,9 +31,16 @@ class SessionTemplate(BaseFunction):
         Args:
             template: YAML or JSON (spec/rest-sessions.md §15); the server reads it.
         """
-        body = _written(template, domain_name, group_name) | {"owner_access_key": owner_access_key}
+        config = current_session().config
         request = Request("POST", "/template/session")
-        request.set_json(body)
+        request.set_json(
+            {
+                "payload": template,
+                "domain": domain_name if domain_name is not None else config.domain,
+                "group": group_name if group_name is not None else config.group,
+                "owner_access_key": owner_access_key,
+            }
+        )
         async with request.fetch() as response:
             created = await response.json()
         last = created[-1] if isinstance(created, list) else created  # servers since 23.09 tell all of them
@@ -59,7 +66,7 @@ class SessionTemplate(BaseFunction):
     async def put(self, template: str) -> Any:
         """Write another template in its place."""
         request = Request("PUT", self._path())
-        request.set_json(_written(template, None, None) | self._params())
+        request.set_json({"payload": template} | self._params())
         async with request.fetch() as response:
             return await response.json()
 
@@ -74,12 +81,3 @@ class SessionTemplate(BaseFunction):
 
     def _params(self) -> dict[str, str]:
         return {"owner_access_key": self.owner_access_key} if self.owner_access_key else {}
-
-
-def _written(template: str, domain_name: str | None, group_name: str | None) -> dict[str, Any]:
-    config = current_session().config
-    return {
-        "payload": template,
-        "domain": domain_name if domain_name is not None else config.domain,
-        "group": group_name if group_name is not None else config.group,
-    }

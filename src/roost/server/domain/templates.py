@@ -40,7 +40,10 @@ def creation_of(template: Mapping[str, Any], *, domain: str, group: str) -> dict
 
 def overlaid(template: Mapping[str, Any], request: Mapping[str, Any]) -> dict[str, Any]:
     """A template's parameters with those that a request names in their place, key by key; `config` likewise."""
-    config = {**template["config"], **request.get("config", {})}
+    said = request.get("config", {})
+    config = {**template["config"], **said}
+    if "mounts" in said and "mount_map" not in said and "mount_map" in config:
+        config["mount_map"] = {name: path for name, path in config["mount_map"].items() if name in said["mounts"]}
     return {**template, **request, "config": config}
 
 

@@ -76,8 +76,8 @@ async def put_template(request: web.Request) -> web.Response:
     written = read_templates(params.payload)
     if len(written) > 1:
         raise InvalidParameters(f"{len(written)} templates cannot take the place of one", hint="send one")
-    id_ = request.match_info["id"]
-    await platform_of(request).templates.replace(owner, id_, params.domain, params.group, _wanted(written[0]))
+    group = (params.domain, params.group) if params.model_fields_set & {"domain", "group"} else None
+    await platform_of(request).templates.replace(owner, request.match_info["id"], _wanted(written[0]), group)
     return answer({"success": True})
 
 

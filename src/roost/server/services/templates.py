@@ -59,15 +59,18 @@ class Templates:
         await self._store.write(add_all)
         return [str(values["id"]) for values in made]
 
-    async def replace(self, owner: Caller, id_: str, domain: str, group: str, wanted: NewTemplate) -> None:
+    async def replace(self, owner: Caller, id_: str, wanted: NewTemplate, group: tuple[str, str] | None) -> None:
         """Write another one in the place of one.
+
+        Args:
+            group: domain and name of its new group; None leaves it where it is.
 
         Raises:
             TemplateNotFound: there is none of that id.
             InvalidParameters, Forbidden: as `create`.
         """
         found = await self.get(owner, id_)
-        group_id = await self._group_id(owner, domain, group, wanted)
+        group_id = await self._group_id(owner, *(group or (found.domain, found.group)), wanted)
         await self._store.write(
             lambda c: rows.change(c, found.id, group_id=group_id, name=wanted.name, template=wanted.template)
         )
