@@ -25,9 +25,12 @@ async def strangers_of(server: Caller, count: int) -> AsyncIterator[list[asyncio
         writer.close()
 
 
-@pytest.fixture
-def few(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(strangers.Strangers.__init__, "__defaults__", (4,))
+@pytest.fixture(params=["connections", "strangers"])
+def few(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.param == "connections":
+        monkeypatch.setattr(strangers.Strangers.__init__, "__defaults__", (4,))
+    else:
+        monkeypatch.setattr(strangers, "MOST", 4)
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ from roost.client.api import Target
 from roost.server.auth.secrets import SecretBox, new_access_key, new_secret_key
 from roost.server.store import accounts
 from roost.server.store.sql import SqlStore
+from roost.server.store.tables import images
 from roost.wire.environments import Environment, EnvironmentRequest
 from tests.packages import a_wheel, only_wheels_of
 from tests.servers import Caller, a_server
@@ -446,3 +447,18 @@ async def a_user(server: Caller, data_dir: Path) -> Caller:
         await store.aclose()
     target = Target(endpoint=server.target.endpoint, access_key=access_key, secret_key=secret_key)
     return Caller(target, server.http)
+
+
+async def test_credentials_in_the_address_of_a_wheel_are_shown_to_nobody(data_dir: Path, server: Caller) -> None:
+    await built(server, "analysis:1", "tool<2\n")
+    store = SqlStore(data_dir / "roost.db")
+    await store.open()
+    address = "tool @ https://{}example.com/a@b/tool-1-py3-none-any.whl\n"
+    secret = address.format("ann:s3cret@")
+    await store.write(lambda c: c.execute(images.update().values(requirements=secret, lock=f"# made\n{secret}")))
+    await store.aclose()
+
+    shown = (await server("GET", "/image/analysis:1")).body
+
+    assert shown["requirements"] == address.format("***@")
+    assert shown["lock"] == f"# made\n{address.format('***@')}"

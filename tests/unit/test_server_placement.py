@@ -33,7 +33,7 @@ def test_who_has_a_node_of_its_own_waits_for_that_one() -> None:
 
     assert isinstance(full, Refusal)
     assert full.reason.sentence == "node other has 0 of cpu left, 1 needed"
-    assert isinstance(down, Refusal)
+    assert isinstance(down, Postponement)
     assert down.reason.sentence == "no node is up of the name other"
     assert isinstance(free, Placement)
     assert free.bundle.node_id == "other"

@@ -22,6 +22,8 @@ MAX_MESSAGE = 1 << 20
 MAX_DESCRIPTORS = 64
 MAX_UNSENT = 1 << 20
 SPAWN_FAILED = 127
+# Programs that look at each descriptor in turn, or use select(2), suffer from more; they may raise it themselves.
+USUAL_DESCRIPTORS = 1024
 
 
 class Keeper:
@@ -267,6 +269,8 @@ def _child(request: Dict[str, Any], descriptors: List[int], gate: int) -> NoRetu
         for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGPIPE):
             signal.signal(number, signal.SIG_DFL)
         os.setsid()
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, USUAL_DESCRIPTORS), hard))
         for name, value in request["rlimits"].items():
             resource.setrlimit(getattr(resource, name), (value, value))
         if request["uid"] is not None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import resource
 import signal
 import sys
 from pathlib import Path
@@ -46,6 +47,7 @@ def main(
             "insecure_http": insecure_http,
         }
         settings = load_settings(flags, file=config)
+        _take_descriptors()
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_serve(settings))
     except RoostError as error:
@@ -53,6 +55,15 @@ def main(
         if error.hint:
             click.echo(f"hint: {error.hint}", err=True)
         sys.exit(1)
+
+
+def _take_descriptors() -> None:
+    """Take as many descriptors as the system lets us: a session needs five, and a usual limit is 1,024.
+
+    Sandboxes get the usual number from their keeper.
+    """
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 async def _serve(settings: Settings) -> None:

@@ -13,6 +13,7 @@ _DIRECT = re.compile(rf"{_NAME}\s*(?:\[[^\]]*\])?\s*@\s*(\S+)")
 _MAX_PYTHON = 1000
 """Characters of a `requires-python`, which is tried with every patch."""
 _PATCHES = 100
+_CREDENTIALS = re.compile(r"://[^/\s]+@")
 _HASH = re.compile(r"\s--hash[= ]\S+")
 
 
@@ -85,6 +86,11 @@ def may_be(python: str, wanted: str) -> bool:
         return any(allowed.contains(f"{python}.{patch}") for patch in range(_PATCHES))
     except ValueError:  # what `packaging` raises, and of numbers that are too long
         return False
+
+
+def without_credentials(text: str) -> str:
+    """Requirements, or what they were solved to, as everybody may read them."""
+    return _CREDENTIALS.sub("://***@", text)
 
 
 def _check(requirement: str) -> None:

@@ -12,6 +12,9 @@ from aiohttp.web_protocol import RequestHandler
 KNOWN_WITHIN_S = 30.0
 """How long a connection is kept on which no request with valid credentials has come."""
 
+MOST = 4096
+"""As many of them are kept, however many descriptors there are: each takes some memory."""
+
 
 class Strangers:
     """The connections of a server on which nobody has been recognised yet."""
@@ -27,7 +30,7 @@ class Strangers:
 
     def connect(self, server: web.Server) -> asyncio.BaseProtocol:
         """The protocol of a new connection. Where there are too many the oldest stranger goes."""
-        if len(server.connections) >= self._most:
+        if len(server.connections) >= self._most or len(self._timers) >= MOST:
             connected = set(server.connections)
             oldest = next((one for one in self._timers if one in connected), None)
             if oldest is None:

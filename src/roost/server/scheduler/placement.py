@@ -55,7 +55,7 @@ class Refusal(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Postponement(msgspec.Struct, frozen=True, kw_only=True):
-    """The first in the queue may not start yet, or is larger than every node; those behind it go ahead."""
+    """The first in the queue may not start yet, is larger than every node, or its own is down; others go ahead."""
 
     session_id: str
     reason: Reason
@@ -87,6 +87,10 @@ def place_next(
         reason = Reason(code="predicate-checks-failed", sentence="; ".join(checks.failed.values()))
         return Postponement(session_id=first.session_id, reason=reason, checks=checks)
     possible = [node for node in nodes if first.node_id in (None, node.node_id)]
+    if first.node_id is not None and not possible:
+        sentence = f"no node is up of the name {first.node_id}"
+        reason = Reason(code="no-available-instances", sentence=sentence, hint="end it, and leave the node open")
+        return Postponement(session_id=first.session_id, reason=reason, checks=checks)
     for node in possible:
         if _shortage(first, node) is None:
             return Placement(session_id=first.session_id, bundle=Bundle(node_id=node.node_id, slots=first.slots))
@@ -94,7 +98,7 @@ def place_next(
         reason = Reason(code="no-available-instances", sentence=excess, hint="end it, and ask for less")
         return Postponement(session_id=first.session_id, reason=reason, checks=checks)
     shortages = [text for node in possible if (text := _shortage(first, node))]
-    sentence = "; ".join(shortages) or f"no node is up{f' of the name {first.node_id}' if first.node_id else ''}"
+    sentence = "; ".join(shortages) or "no node is up"
     return Refusal(
         session_id=first.session_id,
         reason=Reason(code="no-available-instances", sentence=sentence, hint="end a session, or ask for less"),
