@@ -94,6 +94,23 @@ async def test_a_reader_in_the_middle_of_the_gap_is_told_from_there(tmp_path: Pa
     runs.close()
 
 
+async def test_a_run_that_lies_still_while_others_go_goes_on_after_its_gap(tmp_path: Path, writer: LogWriter) -> None:
+    runs = opened(tmp_path, writer)
+    still = await begun(runs, "still")
+    await write(runs, still, MANY)
+    before = await read(runs, "still")
+    other = await begun(runs, "other")
+    await write(runs, other, 3 * MANY)
+
+    await runs.append(still, Kind.STDOUT, None, b"again", frame=runs.last_frame + 1)
+    first, gap, *rest = await read(runs, "still")
+
+    assert (first.seq, first.kind) == (1, EventKind.STARTED)
+    assert (gap.kind, gap.data["first"], gap.data["last"]) == (EventKind.GAP, 2, before[-1].seq)
+    assert [(event.seq, event.data) for event in rest] == [(before[-1].seq + 1, "again")]
+    runs.close()
+
+
 async def test_what_a_log_says_is_the_same_when_it_is_opened_again(tmp_path: Path, writer: LogWriter) -> None:
     """One run ended and is gone but for its ends, one has a cursor, one waits for its second answer."""
     runs = opened(tmp_path, writer)

@@ -48,25 +48,6 @@ class _Gap(NamedTuple):
     size: int
 
 
-@dataclass
-class _Segment:
-    """What is known of one segment without reading it."""
-
-    size: int = 0
-    acceptances: list[int] = field(default_factory=list)
-    """Their places."""
-    kept: list[tuple[int, int]] = field(default_factory=list)
-    """Run and seq of the events that outlive it."""
-    spans: dict[int, list[_Gap]] = field(default_factory=dict)
-    """The other events, by run: what will be missing."""
-
-    def note(self, record: Record) -> None:
-        if record.kind in KEPT:
-            self.kept.append((record.run, record.seq))
-        else:
-            _extend(self.spans.setdefault(record.run, []), _Gap(record.seq, record.seq, len(record.payload)))
-
-
 @dataclass(slots=True)
 class _Places:
     """Where the events of one run are: those behind `base`, each as its segment << 32 | offset."""
@@ -102,13 +83,13 @@ class Journal:
         self._gone = 0
         """The last segment that is gone."""
         self._head_size = 0
-        self._segments: dict[int, _Segment] = {}
+        self._segments: dict[int, int] = {}
+        """Their sizes; the newest is the last."""
         self._descriptors: dict[int, int] = {}
         self._places: dict[int, _Places] = {}
         self._gaps: dict[int, list[_Gap]] = {}
         self._kept: dict[tuple[int, int], Record] = {}
         """Events that outlived their segment."""
-        self._cursors: dict[int, Record] = {}
         self._tail: deque[Record] = deque()
         self._tail_bytes = 0
         self._cached: dict[tuple[int, int], Record] = {}
@@ -124,18 +105,23 @@ class Journal:
         yield from self._open_head()
         names = sorted(self._folder.glob("*.seg"), key=_number) or [self._name(self._gone + 1)]
         for path in names:
-            self._segment, offset = _number(path), 0
-            segment = self._segments[self._segment] = _Segment()
-            descriptor = self._descriptor(self._segment)
-            content = os.pread(descriptor, os.fstat(descriptor).st_size, 0)
-            while (found := decode(content, offset)) is not None:
-                record, end = found
-                self._note(record, offset)
-                offset = end
+            self._segment, size = _number(path), 0
+            for record, end in self._records(self._segment):
+                self._note(record, size)
+                size = end
                 yield record
-            if offset < len(content):
-                os.ftruncate(descriptor, offset)
-            segment.size = offset
+            descriptor = self._descriptor(self._segment)
+            if size < os.fstat(descriptor).st_size:
+                os.ftruncate(descriptor, size)
+            self._segments[self._segment] = size
+
+    def _records(self, segment: int) -> Iterator[tuple[Record, int]]:
+        """The records of a segment up to the first that is not whole and sound, each with the offset behind it."""
+        descriptor = self._descriptor(segment)
+        content, end = os.pread(descriptor, os.fstat(descriptor).st_size, 0), 0
+        while (found := decode(content, end)) is not None:
+            record, end = found
+            yield record, end
 
     def _open_head(self) -> Iterator[Record]:
         """What is left of the segments that are gone; completes what a crash has left half done."""
@@ -146,8 +132,6 @@ class Journal:
             if is_gone or path.suffix == ".new" or path in heads[:-1]:
                 path.unlink()
         for record in self._read_head():
-            if record.kind is Kind.CURSOR:
-                self._cursors[record.run] = record
             if record.seq:
                 self._places.setdefault(record.run, _Places()).base = record.seq
                 if record.kind is Kind.GAP:
@@ -180,27 +164,28 @@ class Journal:
         Raises:
             OSError: the disk did not take them; the log is as it was.
         """
-        if self._segments[self._segment].size >= self._segment_bytes:
+        if self._segments[self._segment] >= self._segment_bytes:
             self._segment += 1
-            self._segments[self._segment] = _Segment()
-        segment = self._segments[self._segment]
-        if segment.size == 0 and self._segment > 1:
+            self._segments[self._segment] = 0
+        size = self._segments[self._segment]
+        if size == 0 and self._segment > 1:
             records = [Record(0, 0, 0, time.time(), Kind.CHECKPOINT, self._checkpoint()), *records]
         data = b"".join([piece for record in records for piece in record.encode()])
-        if self._writer.append_short(self._descriptor(self._segment), data, segment.size):
+        if self._writer.append_short(self._descriptor(self._segment), data, size):
             self._follow(records, then)
         else:
             await to_its_end(self._append_long(data, records, then))
 
     async def _append_long(self, data: bytes, records: Sequence[Record], then: Callable[[], object]) -> None:
-        await self._writer.append(self._descriptor(self._segment), data, self._segments[self._segment].size)
+        await self._writer.append(self._descriptor(self._segment), data, self._segments[self._segment])
         self._follow(records, then)
 
     def _follow(self, records: Sequence[Record], then: Callable[[], object]) -> None:
-        segment = self._segments[self._segment]
+        size = self._segments[self._segment]
         for record in records:
-            self._note(record, segment.size)
-            segment.size += HEADER.size + len(record.payload)
+            self._note(record, size)
+            size += HEADER.size + len(record.payload)
+        self._segments[self._segment] = size
         then()
 
     @property
@@ -209,7 +194,7 @@ class Journal:
         return self._size() > self._cap_bytes and len(self._segments) > 1
 
     def _size(self) -> int:
-        return self._head_size + sum([segment.size for segment in self._segments.values()])
+        return self._head_size + sum(self._segments.values())
 
     async def trim(self) -> None:
         """Let the oldest segments go while the log is longer than its cap; not together with `append`.
@@ -220,11 +205,11 @@ class Journal:
             OSError: what has to stay of them could not be written down; the log is as it was.
         """
         total, going = self._size(), []
-        for number, segment in self._segments.items():
+        for number, size in self._segments.items():
             if total <= self._cap_bytes or number == self._segment:
                 break
             going.append(number)
-            total -= segment.size
+            total -= size
         if going:
             await to_its_end(asyncio.to_thread(self._let_go, going))
 
@@ -273,18 +258,11 @@ class Journal:
                 os.close(descriptor)
 
     def _note(self, record: Record, offset: int) -> None:
-        place = self._segment << 32 | offset
-        segment = self._segments[self._segment]
         if record.seq == 0:
-            if record.kind is Kind.CURSOR:
-                self._cursors[record.run] = record
-            elif record.kind is Kind.ACCEPTED:
-                segment.acceptances.append(place)
             return
-        segment.note(record)
         if (places := self._places.get(record.run)) is None:
             places = self._places[record.run] = _Places()
-        places.at.append(place)
+        places.at.append(self._segment << 32 | offset)
         self._cached[record.run, record.seq] = record
         self._tail.append(record)
         self._tail_bytes += len(record.payload) + HEADER.size
@@ -319,27 +297,20 @@ class Journal:
 
     def _let_go(self, going: Sequence[int]) -> None:
         """Write what stays of segments into a new head, which takes its place by its name, then remove them."""
-        segments = [self._segments[number] for number in going]
-        acceptances = [record for record in self._read_head() if record.kind is Kind.ACCEPTED]
-        acceptances += [self._load(place) for segment in segments for place in segment.acceptances]
-        kept, bases = dict(self._kept), {run: places.base for run, places in self._places.items()}
-        gaps = {run: list(those) for run, those in self._gaps.items()}
-        for segment in segments:
-            for run, seq in segment.kept:
-                kept[run, seq] = self._find(run, seq)
-                bases[run] = max(bases[run], seq)
-            for run, spans in segment.spans.items():
-                bases[run] = max(bases[run], spans[-1].last)
-                for span in spans:
-                    _extend(gaps.setdefault(run, []), span)
-        events = [*kept.values(), *(_gap_record(run, gap) for run, those in gaps.items() for gap in those)]
-        events.sort(key=lambda record: (record.run, record.seq))
-        accepted = {record.run for record in acceptances}
-        cursors = [record for run, record in self._cursors.items() if run in accepted]
-        self._write_head(going[-1], [*acceptances, *events, *cursors])
+        rest = _Rest(dict(self._kept), {run: list(those) for run, those in self._gaps.items()})
+        for record in self._read_head():
+            if record.seq == 0:
+                rest.take(record)
+        for number in going:
+            end = 0
+            for record, end in self._records(number):  # noqa: B007 - the last end counts
+                rest.take(record)
+            if end < self._segments[number]:
+                raise OSError(f"the run log in {self._folder} is damaged at segment {number}, byte {end}")
+        self._write_head(going[-1], rest.records())
         with self._lock:
-            self._kept, self._gaps, self._gone = kept, gaps, going[-1]
-            for run, base in bases.items():
+            self._kept, self._gaps, self._gone = rest.kept, rest.gaps, going[-1]
+            for run, base in rest.bases.items():
                 places = self._places[run]
                 del places.at[: base - places.base]
                 places.base = base
@@ -375,6 +346,37 @@ class Journal:
 
     def _name(self, segment: int) -> Path:
         return self._folder / f"{segment:06}.seg"
+
+
+class _Rest:
+    """What stays of segments that go, of which every record is taken in its order."""
+
+    def __init__(self, kept: dict[tuple[int, int], Record], gaps: dict[int, list[_Gap]]) -> None:
+        self.kept = kept
+        self.gaps = gaps
+        self.bases: dict[int, int] = {}
+        """The last event of each run that goes."""
+        self._acceptances: list[Record] = []
+        self._cursors: dict[int, Record] = {}
+
+    def take(self, record: Record) -> None:
+        run, seq = record.run, record.seq
+        if record.kind is Kind.ACCEPTED:
+            self._acceptances.append(record)
+        elif record.kind is Kind.CURSOR:
+            self._cursors[run] = record
+        elif seq:
+            self.bases[run] = seq
+            if record.kind in KEPT:
+                self.kept[run, seq] = record
+            else:
+                _extend(self.gaps.setdefault(run, []), _Gap(seq, seq, len(record.payload)))
+
+    def records(self) -> list[Record]:
+        """What a head has of them."""
+        gaps = [_gap_record(run, gap) for run, those in self.gaps.items() for gap in those]
+        events = sorted([*self.kept.values(), *gaps], key=lambda record: (record.run, record.seq))
+        return [*self._acceptances, *events, *self._cursors.values()]
 
 
 def _extend(gaps: list[_Gap], further: _Gap) -> None:
