@@ -34,10 +34,12 @@ def parse_json(raw: bytes | str, what: str) -> Any:
 
 
 def parse_yaml(raw: bytes | str, what: str) -> Any:
-    """What a client has sent as YAML, without anchors: a few of them may stand for gigabytes.
+    """What a client has sent as YAML, as JSON would have it: keys and dates are texts.
+
+    Anchors are refused: a few of them may stand for gigabytes.
 
     Raises:
-        InvalidParameters: it is none, too long, nested too deeply, or has anchors.
+        InvalidParameters: it is none, too long, nested too deeply, has anchors, or what no JSON can say.
     """
     if len(raw) > MAX_YAML:
         raise InvalidParameters(f"{what} is longer than {MAX_YAML} characters", hint="send larger ones as JSON")
@@ -49,8 +51,9 @@ def parse_yaml(raw: bytes | str, what: str) -> Any:
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
             if depth > MAX_NESTING:
                 raise InvalidParameters(f"{what} is nested more than {MAX_NESTING} levels deep")
-        return yaml.load(raw, Loader=_Loader)  # noqa: S506 - a safe one
-    except (yaml.YAMLError, ValueError, OverflowError, UnicodeError) as error:
+        value = yaml.load(raw, Loader=_Loader)  # noqa: S506 - a safe one
+        return orjson.loads(orjson.dumps(value, option=orjson.OPT_NON_STR_KEYS))
+    except (yaml.YAMLError, ValueError, TypeError, OverflowError) as error:
         problem = " ".join(str(error).split())
         raise InvalidParameters(f"{what} is not YAML: {problem:.200}") from None
 
