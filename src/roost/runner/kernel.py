@@ -11,7 +11,6 @@ import fcntl
 import linecache
 import os
 import select
-import signal
 import sys
 import time
 import traceback
@@ -25,10 +24,13 @@ from .words import Words
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import signal
     from types import CodeType, FrameType
     from typing import Any, Callable, NoReturn
 
     from .worker import Settings
+else:
+    import _signal as signal  # the package around it looks for an enumeration's member of every handler
 
 try:
     import resource
