@@ -23,7 +23,7 @@ from roost.wire.sandboxes import FileInfo
 
 _OPENAT2 = 437
 _BENEATH, _NO_SYMLINKS, _NO_MAGICLINKS = 0x08, 0x04, 0x02
-TAR_BATCH = 1 << 20
+TAR_BATCH = 1 << 16
 """About as many bytes of an archive are handed over at a time."""
 _Entries = list[FileInfo]
 _Waiting = list[tuple[PurePosixPath, PurePosixPath]]
@@ -300,11 +300,11 @@ def _header(member: tarfile.TarInfo) -> bytes:
 def _content(descriptor: int, size: int) -> Iterator[bytes]:
     """Exactly as many bytes as the header said, and padding; what a file lacks since then is zeros."""
     rest = size
-    while rest and (chunk := os.read(descriptor, min(rest, 1 << 18))):
+    while rest and (chunk := os.read(descriptor, min(rest, TAR_BATCH))):
         rest -= len(chunk)
         yield chunk
     while rest:
-        zeros = bytes(min(rest, 1 << 18))
+        zeros = bytes(min(rest, TAR_BATCH))
         rest -= len(zeros)
         yield zeros
     yield bytes(-size % tarfile.BLOCKSIZE)

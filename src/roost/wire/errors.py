@@ -11,7 +11,7 @@
     ├── Conflict
     │   ├── SessionAlreadyExists, RunAlreadyExists, SessionNotRunning
     ├── LimitExceeded              a quota or a rate
-    │   └── TooManyRuns
+    │   └── TooManyRuns, TooMuchHeld
     ├── NoCapacity                 no node can take it now
     ├── CannotEnforce              a promise this host cannot keep
     └── AgentError                 the node failed
@@ -168,6 +168,13 @@ class TooManyRuns(LimitExceeded):
     """Too many runs wait in this session."""
 
     code = "rate-limit-exceeded"
+
+
+class TooMuchHeld(LimitExceeded):
+    """Your other requests hold as much of the server's memory as they may."""
+
+    code = "too-many-requests"
+    hint = "let some of them end, read their answers, and send it again"
 
 
 class NoCapacity(RoostError):

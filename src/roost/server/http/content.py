@@ -8,11 +8,15 @@ from urllib.parse import quote
 from aiohttp import hdrs, web
 
 from roost.server.http.context import platform_of, session_of, streams
+from roost.server.http.memory import FREE
 from roost.wire.agent import SessionFiles
 from roost.wire.errors import InvalidParameters
 from roost.wire.sandboxes import FileInfo
 
 PIECE = 1 << 20
+"""Of an upload, which is written down as it comes."""
+PIECE_DOWN = FREE // 2
+"""Of a download: as much is held again where its reader does not take it."""
 _RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})", re.ASCII)
 
 
@@ -47,7 +51,7 @@ async def get_content(request: web.Request) -> web.StreamResponse:
         await response.prepare(request)
         if request.method != hdrs.METH_HEAD:
             while start < stop:
-                piece = await opened.read(start, min(PIECE, stop - start))
+                piece = await opened.read(start, min(PIECE_DOWN, stop - start))
                 if not piece:  # it has become shorter: a broken answer says so, padding would not
                     raise ConnectionResetError("the file was cut while it was sent")
                 await response.write(piece)

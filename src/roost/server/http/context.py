@@ -1,6 +1,7 @@
 """What every handler needs of its request: the platform, the caller, the session."""
 
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager
 from typing import Any, TypeVar
 
 import orjson
@@ -8,14 +9,14 @@ from aiohttp import web
 
 from roost.server.auth.base import Caller
 from roost.server.domain.sessions import Session
-from roost.server.http.bodies import Bodies
+from roost.server.http.memory import NO_ROOM, Memory, Room, bytes_of_answer, is_large_answer
 from roost.server.http.strangers import Strangers
 from roost.server.services.platform import Platform
-from roost.wire.errors import InvalidParameters
+from roost.wire.errors import InvalidParameters, TooMuchHeld
 from roost.wire.versions import parse_version
 
 PLATFORM = web.AppKey("platform", Platform)
-BODIES = web.AppKey("bodies", Bodies)
+MEMORY = web.AppKey("memory", Memory)
 STRANGERS = web.AppKey("strangers", Strangers)
 CALLER = web.RequestKey("caller", Caller)
 VERSION = web.RequestKey("version", str)
@@ -60,6 +61,25 @@ def caller_of(request: web.Request) -> Caller:
 def version_of(request: web.Request) -> tuple[int, str]:
     """The API version that the request speaks."""
     return parse_version(request[VERSION])
+
+
+def room_of(request: web.Request) -> Room:
+    """Room in the server's memory, for what the request holds of it."""
+    return request.app[MEMORY].room(caller_of(request).access_key)
+
+
+def room_to_send(request: web.Request, response: web.StreamResponse) -> AbstractContextManager[Room | None]:
+    """Room for an answer that is made and will be sent; its reader may take its time.
+
+    Raises:
+        TooMuchHeld: there is none now. To wait for it would hold the answer all the same.
+    """
+    if not is_large_answer(response):
+        return NO_ROOM
+    room = room_of(request)
+    if not room.take(bytes_of_answer(response.content_length or 0)):
+        raise TooMuchHeld
+    return room
 
 
 async def owner_of(request: web.Request, access_key: str | None = None) -> Caller:

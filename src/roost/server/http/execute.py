@@ -6,7 +6,7 @@ from typing import Any
 from aiohttp import web
 
 from roost.server.domain.sessions import Session
-from roost.server.http.context import answer, platform_of, session_of
+from roost.server.http.context import answer, platform_of, room_to_send, session_of
 from roost.server.http.deliveries import Deliveries
 from roost.server.http.params import read_json
 from roost.server.http.work import ANSWERING, STARTING, read_completed, read_work
@@ -61,7 +61,8 @@ async def _deliver(request: web.Request, session: Session, polled: Polled) -> we
     response = answer({"result": _result_view(polled)})
     response.headers["X-Roost-Seq"] = str(polled.seq)
     transport = _transport_of(request)
-    await request.app[DELIVERIES].deliver(session, polled, transport, _write(request, response))
+    with room_to_send(request, response):
+        await request.app[DELIVERIES].deliver(session, polled, transport, _write(request, response))
     return response
 
 

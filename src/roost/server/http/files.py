@@ -11,10 +11,11 @@ from aiohttp import BodyPartReader, MultipartWriter, hdrs, web
 from aiohttp.http_exceptions import HttpProcessingError
 from multidict import CIMultiDict
 
-from roost.server.http.context import answer, platform_of, session_of, streams, version_of
+from roost.server.http.context import answer, platform_of, room_of, session_of, streams, version_of
+from roost.server.http.memory import bytes_of_answer, bytes_of_body
 from roost.server.http.params import Download, DownloadSingle, FileList, read_params
 from roost.server.http.problems import printable
-from roost.server.services.files import MAX_BYTES, MAX_FILES_UP
+from roost.server.services.files import MAX_BYTES, MAX_FILES_DOWN, MAX_FILES_UP
 from roost.wire.errors import FileNotFoundInSession, InvalidParameters
 
 _EXTENDED_NAME = re.compile(r"filename\*\s*=", re.IGNORECASE)
@@ -24,7 +25,9 @@ _EXTENDED_NAME = re.compile(r"filename\*\s*=", re.IGNORECASE)
 async def upload(request: web.Request) -> web.Response:
     """`POST …/upload`: a form whose parts are files."""
     session = await session_of(request)
-    await platform_of(request).files.upload(session, await _read_form(request))
+    with room_of(request) as room:
+        await room.wait(min(bytes_of_body(request), MAX_FILES_UP * MAX_BYTES))
+        await platform_of(request).files.upload(session, await _read_form(request))
     return web.Response(status=204)
 
 
@@ -32,11 +35,16 @@ async def download(request: web.Request) -> web.Response:
     """`GET …/download`: a tar of each path."""
     params = await read_params(request, Download)
     session = await session_of(request, params.owner_access_key)
-    writer = MultipartWriter("mixed")
-    for archive in await platform_of(request).files.archives(session, params.files):
-        headers = CIMultiDict({hdrs.CONTENT_TYPE: "application/octet-stream", hdrs.CONTENT_ENCODING: "identity"})
-        writer.append(archive, headers)
-    return web.Response(body=writer)
+    with room_of(request) as room:
+        await room.wait(bytes_of_answer(min(len(params.files), MAX_FILES_DOWN) * MAX_BYTES))
+        writer = MultipartWriter("mixed")
+        for archive in await platform_of(request).files.archives(session, params.files):
+            headers = CIMultiDict({hdrs.CONTENT_TYPE: "application/octet-stream", hdrs.CONTENT_ENCODING: "identity"})
+            writer.append(archive, headers)
+        response = web.Response(body=writer)
+        await response.prepare(request)
+        await response.write_eof()
+        return response
 
 
 async def download_single(request: web.Request) -> web.Response:

@@ -4,8 +4,18 @@ import structlog
 from aiohttp import hdrs, web
 
 from roost.server.auth.base import Presented
-from roost.server.http.bodies import is_large
-from roost.server.http.context import BODIES, CALLER, STRANGERS, VERSION, Handler, is_public, is_streaming, platform_of
+from roost.server.http.context import (
+    CALLER,
+    STRANGERS,
+    VERSION,
+    Handler,
+    is_public,
+    is_streaming,
+    platform_of,
+    room_of,
+    room_to_send,
+)
+from roost.server.http.memory import NO_ROOM, bytes_of_body, is_large, is_large_answer
 from roost.server.http.problems import problem, problem_of
 from roost.wire.errors import NotAuthenticated, RoostError
 from roost.wire.versions import ACCEPTED_VERSIONS
@@ -86,9 +96,17 @@ async def admit(request: web.Request, handler: Handler) -> web.StreamResponse:
         return refused
     if request.match_info.http_exception is None and not is_public(request.match_info.handler):
         await _authenticate(request)
-        if is_large(request) and not is_streaming(request.match_info.handler):
-            async with request.app[BODIES].held(request, request[CALLER].access_key):
-                return await handler(request)
+        is_counted = is_large(request) and not is_streaming(request.match_info.handler)
+        with room_of(request) if is_counted else NO_ROOM as room:
+            if room is not None:
+                await room.wait(bytes_of_body(request))
+                room.take(len(await request.read()))
+            response = await handler(request)
+            if not response.prepared and is_large_answer(response):
+                with room_to_send(request, response):
+                    await response.prepare(request)
+                    await response.write_eof()
+            return response
     return await handler(request)
 
 

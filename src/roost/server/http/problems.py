@@ -36,6 +36,7 @@ STATUSES: Mapping[str, int] = {
     "session-not-running": 409,
     "quota-exceeded": 412,
     "rate-limit-exceeded": 429,
+    "too-many-requests": 429,
     "instance-not-available": 503,
     "cannot-enforce": 400,
     "agent-failure": 500,

@@ -3,9 +3,9 @@
 from aiohttp import web
 
 from roost.server.http import content, execute, files, images, root, runs, sessions, stream, templates
-from roost.server.http.bodies import MAX_BODY, Bodies
-from roost.server.http.context import BODIES, PLATFORM, STRANGERS
+from roost.server.http.context import MEMORY, PLATFORM, STRANGERS
 from roost.server.http.deliveries import Deliveries
+from roost.server.http.memory import MAX_BODY, Memory
 from roost.server.http.middleware import (
     add_headers,
     admit,
@@ -21,7 +21,7 @@ def make_web_app(platform: Platform) -> web.Application:
     app = web.Application(middlewares=[answer_problems, break_off, admit], client_max_size=MAX_BODY)
     app[PLATFORM] = platform
     app[STRANGERS] = Strangers()
-    app[BODIES] = Bodies()
+    app[MEMORY] = Memory()
     app.on_response_prepare.append(add_headers)
     app.add_routes([web.get("/", root.get_root), web.get("/healthz", root.get_health)])
     app.add_routes(_image_routes())

@@ -1,18 +1,23 @@
 """Runs and their events: our own endpoints (docs/protocol/http.md)."""
 
+import functools
 import hashlib
+from collections.abc import Awaitable, Callable
 
 import orjson
 from aiohttp import web
 
-from roost.server.http.context import answer, idempotency_key, platform_of, session_of
+from roost.server.http.context import answer, idempotency_key, platform_of, room_of, session_of
+from roost.server.http.memory import Room, bytes_of_answer
 from roost.server.http.params import Answer, Interruption, RunStart, check, read_json, read_params
 from roost.server.http.views import run_view
-from roost.wire.errors import InvalidParameters
-from roost.wire.runs import BatchStages, Event, EventKind
+from roost.wire.errors import InvalidParameters, TooMuchHeld
+from roost.wire.runs import BatchStages, Event, EventKind, Page
 
 KEEP_ALIVE_S = 15.0
 """A stream that has nothing to say for so long says that it lives."""
+PAGE = 1 << 16
+"""Bytes of a run's log that are sent at a time, unless a single event has more."""
 
 
 async def start_run(request: web.Request) -> web.Response:
@@ -85,19 +90,43 @@ async def stream_events(request: web.Request) -> web.StreamResponse:
     response = web.StreamResponse(headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
     response.content_type = "text/event-stream"
     await response.prepare(request)
-    while True:
-        page = await runs.read(session, run_id, after=after, wait_s=KEEP_ALIVE_S)
-        if page.events:
-            await response.write(b"".join(piece for event in page.events for piece in _message(event)))
-            after = page.events[-1].seq
-            if page.events[-1].kind is EventKind.END:
-                break
-        elif page.run.end is not None and page.run.last_seq <= after:
-            break
-        else:
-            await response.write(b": still here\n\n")
+    read = functools.partial(runs.read, session, run_id, max_bytes=PAGE, wait_s=KEEP_ALIVE_S)
+    has_ended = False
+    try:
+        with room_of(request) as room:
+            while not has_ended:
+                after, has_ended = await _send_next(response, room, read, after)
+    except TooMuchHeld as error:
+        await response.write(f": {error.message}\n\n".encode())
     await response.write_eof()
     return response
+
+
+async def _send_next(
+    response: web.StreamResponse, room: Room, read: Callable[..., Awaitable[Page]], after: int
+) -> tuple[int, bool]:
+    """Send what comes behind an event; gives the last event that is sent now, and whether it is the end.
+
+    A function of its own, so that nothing is held while there is nothing to send. Where there is no room it lets go of
+    what it has read, waits, and leaves it to the next call to read it again.
+    """
+    page = await read(after=after)
+    if not page.events:
+        has_ended = page.run.end is not None and page.run.last_seq <= after
+        if not has_ended:
+            await response.write(b": still here\n\n")
+        return after, has_ended
+    last, has_ended = page.events[-1].seq, page.events[-1].kind is EventKind.END
+    message = b"".join(piece for event in page.events for piece in _message(event))
+    del page
+    size = bytes_of_answer(len(message))
+    if not room.take(size):
+        del message
+        await room.wait(size)
+        return after, False
+    await response.write(message)
+    room.take(0)
+    return last, has_ended
 
 
 def _after(request: web.Request) -> int:

@@ -172,10 +172,13 @@ class Runs:
         except TimeoutError:
             return _polled(run_id, [], await agent.read(session.id, run_id, after=cursor), cursor)
 
-    async def part(self, session: Session, run_id: str, *, after: int, wait_s: float) -> Polled:
-        """The next part of a run behind an event, as `poll` would answer it; leaves the poll's cursor alone."""
+    async def part(self, session: Session, run_id: str, *, after: int, max_bytes: int, wait_s: float) -> Polled:
+        """The next part of a run behind an event, as `poll` would answer it; leaves the poll's cursor alone.
+
+        It has `max_bytes`, unless a single event has more.
+        """
         agent = await self._agent(session)
-        return await _gather(agent, session.id, run_id, after, wait_s)
+        return await _gather(agent, session.id, run_id, after, wait_s, max_bytes)
 
     async def delivered(self, session: Session, polled: Polled) -> None:
         """The answer was written to its client: the next poll goes on after it."""
@@ -214,7 +217,9 @@ class Runs:
         return await self._engine.agent(session.node_id)
 
 
-async def _gather(agent: Agent, session_id: str, run_id: str, cursor: int, wait_s: float) -> Polled:
+async def _gather(
+    agent: Agent, session_id: str, run_id: str, cursor: int, wait_s: float, max_bytes: int = POLL_BYTES
+) -> Polled:
     events: list[Event] = []
     size = 0
     has_output = False
@@ -222,7 +227,7 @@ async def _gather(agent: Agent, session_id: str, run_id: str, cursor: int, wait_
     while True:
         seq = events[-1].seq if events else cursor
         rest = max(0.0, deadline - time.monotonic())
-        page = await agent.read(session_id, run_id, after=seq, max_bytes=POLL_BYTES - size, wait_s=rest)
+        page = await agent.read(session_id, run_id, after=seq, max_bytes=max_bytes - size, wait_s=rest)
         events += page.events
         stage = next((index for index, event in enumerate(events) if event.kind is EventKind.STAGE), None)
         if stage is not None:  # what comes behind it is for the next part
@@ -230,7 +235,7 @@ async def _gather(agent: Agent, session_id: str, run_id: str, cursor: int, wait_
         size += sum(_size(event) for event in page.events)
         at_end = page.run.last_seq <= (events[-1].seq if events else cursor)
         settled = at_end and page.run.state in (RunState.ENDED, RunState.WAITING)
-        if settled or size >= POLL_BYTES or time.monotonic() >= deadline:
+        if settled or size >= max_bytes or time.monotonic() >= deadline:
             polled = _polled(run_id, events, page, cursor)
             if polled.options == {}:  # whoever asks again has to know whether to hide what is typed
                 latest = await agent.read(session_id, run_id, after=max(0, page.run.last_seq - PROMPT_WITHIN))
