@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import contextlib
+import gc
 import io
 import json
 import socket
@@ -84,6 +85,11 @@ async def reading_nothing(server: Caller, sent: bytes) -> AsyncIterator[None]:
 
 def half_a_message(server: Caller, data_dir: Path, size: int) -> contextlib.AbstractAsyncContextManager[None]:
     """A WebSocket on which `size` bytes of a message twice as long have come."""
+    return reading_nothing(server, upgraded(server, data_dir, struct.pack("!Q", 2 * size), b"a" * size))
+
+
+def upgraded(server: Caller, data_dir: Path, length: bytes, content: bytes) -> bytes:
+    """What opens a WebSocket, and begins a message on it."""
     upgrade = (
         "Upgrade: websocket",
         "Connection: Upgrade",
@@ -91,8 +97,7 @@ def half_a_message(server: Caller, data_dir: Path, size: int) -> contextlib.Abst
         f"Sec-WebSocket-Key: {base64.b64encode(bytes(16)).decode()}",
     )
     path = "/stream/session/class-7/execute"
-    begun = struct.pack("!BBQL", 0x81, 0x80 | 127, 2 * size, 0) + b"a" * size
-    return reading_nothing(server, head(server, data_dir, "GET", path, *upgrade) + begun)
+    return head(server, data_dir, "GET", path, *upgrade) + b"\x81\xff" + length + bytes(4) + content
 
 
 async def execute_on_socket(server: Caller, data_dir: Path, code: str, *lines: str) -> list[dict[str, Any]]:
@@ -219,13 +224,20 @@ async def test_lines_that_wait_for_prompts_are_counted_until_they_are_asked_for(
     session: Caller, data_dir: Path, monkeypatch: pytest.MonkeyPatch, impatient: None
 ) -> None:
     monkeypatch.setattr(memory, "MOST", 2 * MIB)
-    line = "x" * MIB
 
-    asked = await execute_on_socket(session, data_dir, "for _ in range(6): input()", *[line[: MIB // 4]] * 6)
-    ahead = await execute_on_socket(session, data_dir, "import time; time.sleep(60)", line, line, line)
+    ahead = await execute_on_socket(session, data_dir, "import time; time.sleep(60)", *["x" * MIB] * 3)
+
+    assert (ahead[-1]["status"], "memory" in ahead[-1]["msg"]) == ("error", True)
+
+
+async def test_lines_that_were_asked_for_are_counted_no_more(
+    session: Caller, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "MOST", 2 * MIB)
+
+    asked = await execute_on_socket(session, data_dir, "for _ in range(6): input()", *["x" * MIB] * 6)
 
     assert asked[-1]["status"] == "finished"
-    assert (ahead[-1]["status"], "memory" in ahead[-1]["msg"]) == ("error", True)
 
 
 async def test_packed_messages_are_not_agreed_to(session: Caller, data_dir: Path) -> None:
@@ -261,6 +273,19 @@ async def test_large_events_that_are_not_read_are_counted_and_others_continue_wh
     assert behind[-1].event == "end"
 
 
+async def test_frames_that_are_not_read_are_counted(
+    session: Caller, data_dir: Path, monkeypatch: pytest.MonkeyPatch, impatient: None
+) -> None:
+    monkeypatch.setattr(memory, "MOST", 3 * MIB)
+    await session("POST", "/session/class-7/runs", {"run_id": "r1", "code": SHOW})
+    start = json.dumps({"code": SHOW, "mode": "query"}).encode()
+
+    async with reading_nothing(session, upgraded(session, data_dir, struct.pack("!Q", len(start)), start)):
+        _, said = await events_until_broken_off(session, data_dir, "r1")
+
+    assert b"\n: Your other requests" in said
+
+
 async def events_until_broken_off(server: Caller, data_dir: Path, run_id: str) -> tuple[list[SSEMessage], bytes]:
     """The events of the first stream that does not come to the run's end, and the last bytes of it."""
     token = json.loads((data_dir / "admin.json").read_text())["token"]
@@ -287,8 +312,11 @@ async def test_answers_that_are_not_read_are_counted(
         await until_taken(taken, 10 * MIB)
         by_file = await session("POST", "/session/class-7/download_single", {"file": "a"})
         two = await session("POST", "/session/class-7/download", {"files": ["a", "b"]})
+        monkeypatch.setattr(memory, "MOST", 11 * MIB)
+        none = await session("POST", "/session/class-7/download_single", {"file": "a"})
 
     assert by_file.status == 200
+    assert (none.status, none.slug) == (429, "too-many-requests")
     assert (two.status, two.slug) == (429, "too-many-requests")
 
 
@@ -308,6 +336,36 @@ async def test_a_poll_for_whose_answer_there_is_no_room_loses_nothing(
     consoles = [one.body["result"]["console"] for one in replies if one.status == 200]
     assert "".join(text for console in consoles for _, text in console) == "x" * 500_000 + "\n"
     assert [one.slug for one in replies if one.status != 200] == ["too-many-requests"]
+
+
+async def test_what_nobody_is_left_to_read_is_let_go_of(session: Caller, data_dir: Path) -> None:
+    await session.execute("class-7", "for name in 'abcde': open(name, 'wb').write(bytes(1_000_000))")
+    files = json.dumps({"files": list("abcde")}).encode()
+    asked = head(session, data_dir, "POST", "/session/class-7/download", f"Content-Length: {len(files)}") + files
+
+    def unread() -> int:
+        return sum(type(one) is aiohttp.MultipartWriter for one in gc.get_objects())
+
+    gc.collect()
+    gc.disable()
+    try:
+        async with reading_nothing(session, asked):
+            while not unread():
+                await asyncio.sleep(0.01)
+        while unread():
+            await asyncio.sleep(0.01)
+    finally:
+        gc.enable()
+
+
+async def test_a_stranger_has_no_room(server: Caller, taken: list[int]) -> None:
+    url = URL(server.target.endpoint)
+    reader, writer = await asyncio.open_connection(url.host, url.port)
+    with contextlib.closing(writer):
+        writer.write(b"POST /session HTTP/1.1\r\nHost: x\r\nContent-Length: 60000000\r\n\r\n" + LARGE)
+
+        assert b" 40" in await reader.readline()
+    assert taken == []
 
 
 async def test_files_are_sent_in_pieces_that_may_lie_unread(session: Caller, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,7 @@
 """What happens around every handler: errors become problems, versions are checked, callers are recognised."""
 
+import traceback
+
 import structlog
 from aiohttp import hdrs, web
 
@@ -57,19 +59,29 @@ async def answer_problems(request: web.Request, handler: Handler) -> web.StreamR
     except web.HTTPException as error:
         return problem("generic-bad-request", "The request cannot be handled.", msg=error.reason)
     except web.RequestPayloadError as error:
+        _forget(error)
         refused = problem("generic-bad-request", "The request cannot be handled.", msg=f"the body is broken: {error}")
         await refused.prepare(request)
         await refused.write_eof()
         request.protocol.force_close()  # or aiohttp waits for the rest of the body, and logs that it is broken
         return refused
-    except ConnectionError:
+    except ConnectionError as error:
         if request.transport is not None and not request.transport.is_closing():
             raise
+        _forget(error)
         # There is nobody to answer, and nothing to complain of: aiohttp finds out in silence that this goes nowhere.
-        return request.get(BEGUN) or web.Response(status=CLIENT_IS_GONE)
+        return request.pop(BEGUN, None) or web.Response(status=CLIENT_IS_GONE)
     except Exception:  # the last border: the client gets an answer, and we a record
         log.exception("request.failed", method=request.method, path=request.path)
         return problem("internal-server-error", "Something went wrong in the server.", hint="its log says what")
+
+
+def _forget(error: Exception) -> None:
+    """Let go of what was sent or read when a connection broke.
+
+    The error and the stream of aiohttp's that told it hold each other, and with them every variable on the way.
+    """
+    traceback.clear_frames(error.__traceback__)
 
 
 @web.middleware
