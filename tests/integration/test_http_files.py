@@ -1,8 +1,10 @@
 """Files over HTTP (spec/rest-sessions.md §9 to §11)."""
 
+import gzip
 import io
 import json
 import tarfile
+from pathlib import Path
 
 import aiohttp
 import pytest
@@ -113,3 +115,14 @@ async def test_a_form_that_cannot_be_read_is_a_400(session: Caller, part: bytes)
     refused = await raw_form(session, part)
 
     assert (refused.status, refused.slug) == (400, "invalid-api-params")
+
+
+async def test_a_packed_part_is_refused(session: Caller, data_dir: Path) -> None:
+    token = json.loads((data_dir / "admin.json").read_text())["token"]
+    packed = gzip.compress(bytes(500_000))
+    part = b'--B\r\nContent-Disposition: attachment; filename="a"\r\nContent-Encoding: gzip\r\n\r\n' + packed
+    headers = {"Content-Type": "multipart/mixed; boundary=B", "Authorization": f"Bearer {token}"}
+
+    reply = await session("POST", "/session/class-7/upload", data=part + b"\r\n--B--\r\n", headers=headers)
+
+    assert (reply.status, "packed" in reply.body["msg"]) == (400, True)

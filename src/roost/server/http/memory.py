@@ -20,6 +20,8 @@ MOST = 4 * MAX_BODY
 """Bytes that all requests and connections of one caller may hold together."""
 FREE = 1 << 18
 """Bytes that each of them may hold without being counted, so that what is small waits for nothing."""
+PAGE = 1 << 16
+"""Bytes of a run's log that are sent at a time, unless a single event has more."""
 WAIT_S = 60.0
 """How long somebody waits for room."""
 NO_ROOM = contextlib.nullcontext()

@@ -8,7 +8,7 @@ import orjson
 from aiohttp import web
 
 from roost.server.http.context import answer, idempotency_key, platform_of, room_of, session_of
-from roost.server.http.memory import Room, bytes_of_answer
+from roost.server.http.memory import PAGE, Room, bytes_of_answer
 from roost.server.http.params import Answer, Interruption, RunStart, check, read_json, read_params
 from roost.server.http.views import run_view
 from roost.wire.errors import InvalidParameters, TooMuchHeld
@@ -16,8 +16,6 @@ from roost.wire.runs import BatchStages, Event, EventKind, Page
 
 KEEP_ALIVE_S = 15.0
 """A stream that has nothing to say for so long says that it lives."""
-PAGE = 1 << 16
-"""Bytes of a run's log that are sent at a time, unless a single event has more."""
 
 
 async def start_run(request: web.Request) -> web.Response:

@@ -12,7 +12,7 @@ from roost.server.domain.sessions import Session
 from roost.server.http.context import platform_of, room_of, session_of
 from roost.server.http.documents import parse_json
 from roost.server.http.incoming import Incoming
-from roost.server.http.memory import bytes_of_answer
+from roost.server.http.memory import PAGE, bytes_of_answer
 from roost.server.http.work import Work, read_start
 from roost.server.services.runs import Polled
 from roost.wire.errors import InvalidParameters, LimitExceeded, RoostError
@@ -26,8 +26,6 @@ TYPED_AHEAD = 10_000
 """As many lines of input may wait for prompts, `MAX_MESSAGE` bytes together. The socket is read all the same, or
 nobody would hear its close."""
 LOOK_AGAIN_S = 15.0
-PAGE = 1 << 16
-"""Bytes of a run's log that are sent at a time, unless a single event has more."""
 
 T = TypeVar("T")
 
