@@ -19,7 +19,7 @@ from yarl import URL
 from roost.agent.files import _HomeFile
 from roost.client.api import build_url
 from roost.client.sse import SSEMessage, SSEParser
-from roost.server.http import incoming, memory
+from roost.server.http import content, incoming, memory
 from tests.servers import Caller
 
 MIB = 1 << 20
@@ -368,7 +368,10 @@ async def test_a_stranger_has_no_room(server: Caller, taken: list[int]) -> None:
     assert taken == []
 
 
-async def test_files_are_sent_in_pieces_that_may_lie_unread(session: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("most", [memory.MOST, content.PIECE], ids=["room", "no room"])
+async def test_files_are_sent_in_pieces_for_which_there_is_room(
+    session: Caller, monkeypatch: pytest.MonkeyPatch, taken: list[int], most: int
+) -> None:
     await session.execute("class-7", "open('a', 'wb').write(bytes(3_000_000))")
     sizes: list[int] = []
     read = _HomeFile.read
@@ -378,5 +381,11 @@ async def test_files_are_sent_in_pieces_that_may_lie_unread(session: Caller, mon
         return await read(file, offset, size)
 
     monkeypatch.setattr(_HomeFile, "read", noting)
+    monkeypatch.setattr(memory, "MOST", most)
     assert len((await session("GET", "/session/class-7/files/a")).body) == 3_000_000
-    assert memory.bytes_of_answer(max(sizes)) <= memory.FREE
+
+    if most > content.PIECE:
+        assert max(sizes) == content.PIECE
+        assert max(taken) == memory.bytes_of_answer(content.PIECE)
+    else:
+        assert memory.bytes_of_answer(max(sizes)) <= memory.FREE

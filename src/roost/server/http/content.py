@@ -7,16 +7,16 @@ from urllib.parse import quote
 
 from aiohttp import hdrs, web
 
-from roost.server.http.context import platform_of, session_of, streams
-from roost.server.http.memory import FREE
-from roost.wire.agent import SessionFiles
+from roost.server.http.context import platform_of, room_of, session_of, streams
+from roost.server.http.memory import FREE, Room, bytes_of_answer
+from roost.wire.agent import OpenFile, SessionFiles
 from roost.wire.errors import InvalidParameters
 from roost.wire.sandboxes import FileInfo
 
-PIECE = 1 << 20
-"""Of an upload, which is written down as it comes."""
-PIECE_DOWN = FREE // 2
-"""Of a download: as much is held again where its reader does not take it."""
+PIECE = 1 << 19
+"""Bytes of a file that are handed on at a time."""
+SMALL_PIECE = FREE // 2
+"""Of a download of somebody who holds too much already; as much is held again where its reader does not take it."""
 _RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})", re.ASCII)
 
 
@@ -50,14 +50,20 @@ async def get_content(request: web.Request) -> web.StreamResponse:
         response.content_length = stop - start
         await response.prepare(request)
         if request.method != hdrs.METH_HEAD:
-            while start < stop:
-                piece = await opened.read(start, min(PIECE_DOWN, stop - start))
-                if not piece:  # it has become shorter: a broken answer says so, padding would not
-                    raise ConnectionResetError("the file was cut while it was sent")
-                await response.write(piece)
-                start += len(piece)
+            with room_of(request) as room:
+                await _send(response, room, opened, start, stop)
         await response.write_eof()
         return response
+
+
+async def _send(response: web.StreamResponse, room: Room, opened: OpenFile, start: int, stop: int) -> None:
+    while start < stop:
+        most = PIECE if room.take(bytes_of_answer(PIECE)) else SMALL_PIECE
+        piece = await opened.read(start, min(most, stop - start))
+        if not piece:  # it has become shorter: a broken answer says so, padding would not
+            raise ConnectionResetError("the file was cut while it was sent")
+        await response.write(piece)
+        start += len(piece)
 
 
 @streams
