@@ -2,16 +2,24 @@
 
 import asyncio
 import base64
+import contextlib
 import functools
 import hashlib
 import os
+import ssl
 import subprocess
 import tempfile
 import zipfile
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from aiohttp import web
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
 from roost.agent.uv import set_up_uv
 
@@ -55,6 +63,49 @@ def only_wheels_of(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
+
+
+@contextlib.asynccontextmanager
+async def wheels_behind_a_password(
+    folder: Path, user: str, password: str, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[str]:
+    """Serve a folder over HTTPS to one user; gives host and port. uv trusts the server meanwhile."""
+    certificate = folder / "certificate.pem"
+    certificate.write_bytes(_certificate("localhost"))
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    wanted = f"Basic {base64.b64encode(f'{user}:{password}'.encode()).decode()}"
+
+    async def get(request: web.Request) -> web.StreamResponse:
+        if request.headers.get("Authorization") != wanted:
+            return web.Response(status=401, headers={"WWW-Authenticate": "Basic"})
+        return web.FileResponse(folder / request.match_info["name"])
+
+    app = web.Application()
+    app.router.add_get("/{name}", get)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "localhost", 0, ssl_context=context).start()
+        yield f"localhost:{runner.addresses[0][1]}"
+    finally:
+        await runner.cleanup()
+
+
+def _certificate(host: str) -> bytes:
+    """A key, and a certificate that it has signed itself."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, host)])
+    now = datetime.now(UTC)
+    builder = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+    builder = builder.not_valid_before(now - timedelta(days=1)).not_valid_after(now + timedelta(days=1))
+    builder = builder.add_extension(x509.SubjectAlternativeName([x509.DNSName(host)]), critical=False)
+    plain = serialization.NoEncryption()
+    pem = serialization.Encoding.PEM
+    return builder.sign(key, hashes.SHA256()).public_bytes(pem) + key.private_bytes(
+        pem, serialization.PrivateFormat.PKCS8, plain
+    )
 
 
 def _hash(text: str) -> str:

@@ -20,7 +20,7 @@ from roost.server.store import accounts
 from roost.server.store.sql import SqlStore
 from roost.server.store.tables import images
 from roost.wire.environments import Environment, EnvironmentRequest
-from tests.packages import a_wheel, only_wheels_of
+from tests.packages import a_wheel, only_wheels_of, wheels_behind_a_password
 from tests.servers import Caller, a_server
 
 LATER = '[project]\ndependencies = ["tool"]\nrequires-python = ">=3.99"\n'
@@ -449,7 +449,9 @@ async def a_user(server: Caller, data_dir: Path) -> Caller:
     return Caller(target, server.http)
 
 
-async def test_credentials_in_the_address_of_a_wheel_are_shown_to_nobody(data_dir: Path, server: Caller) -> None:
+async def test_credentials_in_the_address_of_a_wheel_that_an_earlier_server_kept_are_shown_to_nobody(
+    data_dir: Path, server: Caller
+) -> None:
     await built(server, "analysis:1", "tool<2\n")
     store = SqlStore(data_dir / "roost.db")
     await store.open()
@@ -460,5 +462,19 @@ async def test_credentials_in_the_address_of_a_wheel_are_shown_to_nobody(data_di
 
     shown = (await server("GET", "/image/analysis:1")).body
 
-    assert shown["requirements"] == address.format("***@")
-    assert shown["lock"] == f"# made\n{address.format('***@')}"
+    assert shown["requirements"] == address.format("****@")
+    assert shown["lock"] == f"# made\n{address.format('****@')}"
+
+
+async def test_credentials_of_a_wheels_address_are_neither_shown_nor_kept(
+    server: Caller, index: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with wheels_behind_a_password(index, "jane", "s3cret", monkeypatch) as host:
+        address = f"tool @ https://jane:s3cret@{host}/tool-1-py3-none-any.whl"
+        messages = await server.build("analysis:1", f"{address}\n")
+
+    shown = (await server("GET", "/image/analysis:1")).body
+    assert shown["requirements"] == f"tool @ https://****@{host}/tool-1-py3-none-any.whl\n"
+    assert f"https://****@{host}/" in shown["lock"]
+    assert not [message for message in messages if "s3cret" in message.data]
+    assert not [path for path in data_dir.rglob("*") if path.is_file() and b"s3cret" in path.read_bytes()]

@@ -9,7 +9,7 @@ import pytest
 from roost.agent import uv
 from roost.agent.uv import MAX_LINE, by_pip, execute, failure
 from roost.server.domain.images import MAX_HOPS, Image, check_alias, check_reference, find_image, follow, labelled
-from roost.server.domain.requirements import may_be, read_pyproject, read_requirements
+from roost.server.domain.requirements import mask_credentials, may_be, read_pyproject, read_requirements
 from roost.wire.errors import AgentError, ImageNotFound, InvalidParameters
 from roost.wire.sandboxes import Interpreter
 
@@ -103,6 +103,27 @@ tool @ https://example.org/tool-1-py3-none-any.whl#sha256=abc
         "scipy==1.0      --hash=sha256:abc      --hash=sha256:def",
         "tool @ https://example.org/tool-1-py3-none-any.whl#sha256=abc",
     ]
+
+
+@pytest.mark.parametrize(
+    ("requirement", "masked"),
+    [
+        ("a @ https://user:secret@example.org/a.whl", "a @ https://****@example.org/a.whl"),
+        ("a@https://token@example.org:8443/a.whl ; x", "a@https://****@example.org:8443/a.whl ; x"),
+        ("a @ https://user:se@cret@example.org/a.whl", "a @ https://****@example.org/a.whl"),
+        ("a @ https://example.org/b@1/a.whl#c@d", "a @ https://example.org/b@1/a.whl#c@d"),
+        ("a>=1", "a>=1"),
+    ],
+)
+def test_credentials_of_addresses_are_masked(requirement: str, masked: str) -> None:
+    assert mask_credentials(f"{requirement}\nb\n") == f"{masked}\nb\n"
+
+
+def test_what_is_refused_is_told_without_its_credentials() -> None:
+    with pytest.raises(InvalidParameters) as refused:
+        read_requirements("a @ https://user:secret@example.org/a.tar.gz")
+
+    assert "secret" not in refused.value.message
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,9 @@ _DIRECT = re.compile(rf"{_NAME}\s*(?:\[[^\]]*\])?\s*@\s*(\S+)")
 _MAX_PYTHON = 1000
 """Characters of a `requires-python`, which is tried with every patch."""
 _PATCHES = 100
-_CREDENTIALS = re.compile(r"://[^/\s]+@")
 _HASH = re.compile(r"\s--hash[= ]\S+")
+_CREDENTIALS = re.compile(r"(?<=://)[^\s/?#]*@")
+"""Of an address: what stands before its host. A password may hold an @ itself."""
 
 
 def read_requirements(text: str) -> str:
@@ -76,6 +77,11 @@ def read_pyproject(text: str, python: str) -> str:
     return read_requirements("\n".join(" ".join(one.split()) for one in dependencies))
 
 
+def mask_credentials(requirements: str) -> str:
+    """The same requirements, or what they were solved to, with `****` for credentials in addresses."""
+    return _CREDENTIALS.sub("****@", requirements)
+
+
 def may_be(python: str, wanted: str) -> bool:
     """Whether a Python of this minor version may be one of `requires-python`; not if that is nonsense."""
     if len(wanted) > _MAX_PYTHON:
@@ -88,28 +94,24 @@ def may_be(python: str, wanted: str) -> bool:
         return False
 
 
-def without_credentials(text: str) -> str:
-    """Requirements, or what they were solved to, as everybody may read them."""
-    return _CREDENTIALS.sub("://***@", text)
-
-
 def _check(requirement: str) -> None:
+    shown = mask_credentials(requirement)
     if requirement.startswith("-"):
         raise InvalidParameters(
-            f"options are not read from requirements: {requirement!r:.200}",
+            f"options are not read from requirements: {shown!r:.200}",
             hint="put everything into one file; the package index is set on the server",
         )
     if "${" in requirement:  # uv would put in what the server's environment holds
-        raise InvalidParameters(f"variables are not read from requirements: {requirement!r:.200}")
+        raise InvalidParameters(f"variables are not read from requirements: {shown!r:.200}")
     # Runs of blanks would let the patterns try each way of dividing them.
     bare = " ".join(_HASH.sub("", requirement).split())
     if "--" in bare.partition(";")[0] or not _REQUIREMENT.fullmatch(bare):
         raise InvalidParameters(
-            f"not a requirement: {requirement!r:.200}", hint="a name with versions, as in `pandas>=2`; no files"
+            f"not a requirement: {shown!r:.200}", hint="a name with versions, as in `pandas>=2`; no files"
         )
     direct = _DIRECT.match(bare)
     if direct is not None and not re.fullmatch(r"https://\S+\.whl(#\S+)?", direct[1]):
         raise InvalidParameters(
-            f"not a wheel: {requirement!r:.200}",
+            f"not a wheel: {shown!r:.200}",
             hint="an address must be https and end with .whl; others are not built",
         )

@@ -7,7 +7,6 @@ import orjson
 from aiohttp import web
 
 from roost.server.domain.images import Image
-from roost.server.domain.requirements import without_credentials
 from roost.server.http.context import answer, caller_of, platform_of
 from roost.server.http.params import AliasTarget, ImageBuild, check, read_json
 from roost.server.http.problems import problem_of
@@ -31,8 +30,7 @@ async def get_image(request: web.Request) -> web.Response:
     image = images.find(request.match_info["ref"])
     packages = await images.packages(image)
     more = {} if packages is None else {"requirements": packages[0], "lock": packages[1]}
-    shown = {key: without_credentials(text) for key, text in more.items()}
-    return answer(image_view(image, images.aliases_of(image)) | shown)
+    return answer(image_view(image, images.aliases_of(image)) | more)
 
 
 async def build_image(request: web.Request) -> web.StreamResponse:

@@ -20,7 +20,7 @@ from roost.server.domain.images import (
     host_images,
     labelled,
 )
-from roost.server.domain.requirements import read_pyproject, read_requirements
+from roost.server.domain.requirements import mask_credentials, read_pyproject, read_requirements
 from roost.server.store import images as rows
 from roost.server.store.base import Store
 from roost.server.store.images import ImageRow
@@ -98,10 +98,14 @@ class Images:
         return [*(alias for alias in image.aliases if alias not in self._aliases), *given]
 
     async def packages(self, image: Image) -> tuple[str, str] | None:
-        """What was required of an image's packages, and what that was solved to; None for a host image."""
+        """What was required of an image's packages, and what that was solved to; None for a host image.
+
+        Neither has the credentials of addresses.
+        """
         for row in await self._store.read(rows.every):
             if row.reference == image.reference:
-                return row.requirements, row.lock
+                # Earlier servers wrote down addresses with their credentials.
+                return mask_credentials(row.requirements), mask_credentials(row.lock)
         return None
 
     async def plan(self, caller: Caller, wanted: WantedImage) -> Plan:
@@ -167,8 +171,9 @@ class Images:
                 architecture=plan.base.architecture,
                 interpreter=msgspec.to_builtins(plan.base.interpreter),
                 digest=made.digest,
-                requirements=plan.requirements,
-                lock=made.lock,
+                # Who builds needs the credentials of an address, and nobody afterwards.
+                requirements=mask_credentials(plan.requirements),
+                lock=mask_credentials(made.lock),
                 labels=plan.labels,
                 size_bytes=made.size_bytes,
                 created_at=time.time(),
