@@ -126,3 +126,33 @@ async def test_a_packed_part_is_refused(session: Caller, data_dir: Path) -> None
     reply = await session("POST", "/session/class-7/upload", data=part + b"\r\n--B--\r\n", headers=headers)
 
     assert (reply.status, "packed" in reply.body["msg"]) == (400, True)
+
+
+DEEP = """
+import os
+os.mkdir("top")
+os.chdir("top")
+for depth in range(20):
+    open("here", "w").close()
+    os.symlink("here", "link")
+    os.mkdir("d" * 250)
+    os.chdir("d" * 250)
+os.chdir("/home/work/top")
+with open("z", "w") as file:
+    file.write("last")
+"""
+
+
+async def test_a_path_that_is_too_long_does_not_break_off_a_tar(session: Caller) -> None:
+    assert (await session.execute("class-7", DEEP))["console"] == []
+
+    whole = await session("GET", "/session/class-7/files/top")
+    parts = await session("GET", "/session/class-7/download", {"files": ["top"]})
+
+    with tarfile.open(fileobj=io.BytesIO(whole.body)) as tar:
+        names = tar.getnames()
+        assert tar.extractfile("top/z").read() == b"last"  # type: ignore[union-attr]
+    assert max(len(name) for name in names) <= 4095
+    assert (names.count("top"), sum(name.endswith("/here") for name in names)) == (1, 17)
+    assert sum(name.endswith("/link") for name in names) == 17
+    assert parts.status == 200

@@ -332,6 +332,17 @@ def test_links_that_lead_outside_are_left_out_and_said(tmp_path: Path, target: s
     assert (tmp_path / "good").is_file()
 
 
+def test_what_has_too_long_a_path_here_is_left_out_and_said(tmp_path: Path) -> None:
+    deep = "/".join(["d" * 250] * 16)
+    long = f"{deep}/{'f' * 70}"
+    archive = archive_of(("a", FILE, ""), (long, FILE, ""), ("z", FILE, ""))
+
+    with pytest.warns(UserWarning, match="is too long here"):
+        names = extract(archive, tmp_path / "dest")
+
+    assert names == ["a", "z"]
+
+
 def test_links_out_of_a_downloaded_folder_are_left_out(tmp_path: Path) -> None:
     archive = archive_of(("f", FOLDER, ""), ("f/d", FOLDER, ""), ("f/out", LINK, "../x"), ("f/d/in", LINK, "../good"))
 

@@ -25,6 +25,8 @@ _OPENAT2 = 437
 _BENEATH, _NO_SYMLINKS, _NO_MAGICLINKS = 0x08, 0x04, 0x02
 TAR_BATCH = 1 << 16
 """About as many bytes of an archive are handed over at a time."""
+_LONGEST_PATH = 4095
+"""Bytes of a path that Linux takes: PATH_MAX without the null byte at its end."""
 _Entries = list[FileInfo]
 _Waiting = list[tuple[PurePosixPath, PurePosixPath]]
 P = ParamSpec("P")
@@ -313,7 +315,10 @@ def _content(descriptor: int, size: int) -> Iterator[bytes]:
 def _look(
     folder: int, child: str, path: PurePosixPath, name: PurePosixPath, waiting: _Waiting
 ) -> tarfile.TarInfo | None:
-    """Queue a file or folder; a link is an entry at once."""
+    """Queue a file or folder; a link is an entry at once. What has too long a path is left out."""
+    # By its path nobody could reach it, in the session or where the archive is unpacked.
+    if len(os.fsencode(path / child)) > _LONGEST_PATH:
+        return None
     try:
         status = os.stat(child, dir_fd=folder, follow_symlinks=False)
         if stat.S_ISLNK(status.st_mode):

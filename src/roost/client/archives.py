@@ -3,6 +3,7 @@
 `tarfile`'s own data filter is missing in Python 3.11 before 3.11.4, which Debian ships.
 """
 
+import errno
 import io
 import shutil
 import tarfile
@@ -50,7 +51,8 @@ async def read_parts(raw: aiohttp.ClientResponse) -> list[bytes]:
 def extract(archive: bytes, dest: Path) -> list[str]:
     """Unpack a tar below `dest`, and return the names in it. Nothing is written if anything in it is refused.
 
-    Links that lead outside of `dest`, as those of a virtual environment do, are left out with a warning.
+    Links that lead outside of `dest`, as those of a virtual environment do, are left out with a warning, and so is what
+    would have a longer path than this system takes.
 
     Raises:
         BackendClientError: it is no tar, or something in it would lie outside of `dest`.
@@ -59,6 +61,7 @@ def extract(archive: bytes, dest: Path) -> list[str]:
 
 
 def _unpack(archive: IO[bytes], dest: Path, strip: int = 0) -> list[str]:
+    written = set()
     try:
         with tarfile.open(fileobj=archive, mode="r:") as tar:
             members = []
@@ -71,10 +74,17 @@ def _unpack(archive: IO[bytes], dest: Path, strip: int = 0) -> list[str]:
                     members.append(member)
             # Links come last, so nothing is ever written through one that the archive brought.
             for member in sorted(members, key=tarfile.TarInfo.issym):
-                _write(tar, member, dest)
+                try:
+                    _write(tar, member, dest)
+                    written.add(member)
+                except OSError as error:
+                    if error.errno != errno.ENAMETOOLONG:
+                        raise
+                    shown = f"{member.name[:100]}…"
+                    warnings.warn(f"the path {shown!r} is too long here, and was left out", stacklevel=3)
     except (tarfile.TarError, OSError) as error:
         raise BackendClientError(f"the archive was not unpacked: {error}") from error
-    return [member.name for member in members]
+    return [member.name for member in members if member in written]
 
 
 def place(content: IO[bytes], local: Path, is_folder: bool, within: Path | None = None) -> list[str]:

@@ -83,6 +83,8 @@ class SessionFiles(ABC):
     async def archive(self, path: str, *, max_bytes: int) -> bytes:
         """An uncompressed tar of one file or folder under its base name; links stay links.
 
+        What has a path of more than 4,095 bytes is left out.
+
         Raises:
             LimitExceeded: the archive would be longer than `max_bytes`.
         """
