@@ -143,3 +143,26 @@ def test_the_compatible_config_masks_the_secret_key(secret: str, shown: str) -> 
     done = subprocess.run(program, capture_output=True, text=True, timeout=60, env=env)
 
     assert f"Secret key: {shown}\n" in done.stdout
+
+
+NOTHING = [
+    *(
+        "rm ..",
+        "restart ..",
+        "why ..",
+        "why .. --session class-7",
+        "session logs ..",
+        "session ls ..",
+    ),
+    *("session rename .. class-8", f"session upload .. {__file__}", "session download .. a"),
+    *("image inspect ..", "image rm a/../../session", "image alias .. python"),
+]
+
+
+@pytest.mark.parametrize("command", NOTHING)
+def test_what_nothing_is_called_is_refused_and_nothing_else_is_asked_for(server: ClientServer, command: str) -> None:
+    status, _, stderr = roost(signed_in(server), *command.split())
+
+    assert status != 0
+    assert any(told in stderr for told in ("not a session: '..'", "there is no session '..'", "nothing is called"))
+    assert {path for _, path in server.requests} <= {"/", "/manager/announcement", "/session?status=all"}

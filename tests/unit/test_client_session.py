@@ -4,7 +4,7 @@ import asyncio
 import io
 import tarfile
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,13 @@ from roost.client import session as session_module
 from roost.client.active import api_session
 from roost.client.archives import extract, place
 from roost.client.config import APIConfig
-from roost.client.exceptions import APIVersionWarning, BackendAPIError, BackendAPIVersionError, BackendClientError
+from roost.client.exceptions import (
+    APIVersionWarning,
+    ArgumentError,
+    BackendAPIError,
+    BackendAPIVersionError,
+    BackendClientError,
+)
 from roost.client.func.base import BaseFunction, api_function
 from roost.client.request import Request
 from roost.client.session import AsyncSession, Session
@@ -69,6 +75,56 @@ async def test_the_same_functions_are_awaited_in_an_async_session(config: APICon
         assert (await by_id.get_info())["name"] == "class-8"
         await by_id.destroy()
         assert (await api.ComputeSession.hello())["manager"] == "test"
+
+
+NO_SESSIONS = ["..", ".", "...", "", "a/../b", "-a", "ü", "a" * 65]
+CALLS: dict[str, Callable[[Any], Any]] = {
+    "destroy": lambda compute: compute.destroy(),
+    "restart": lambda compute: compute.restart(),
+    "interrupt": lambda compute: compute.interrupt(),
+    "complete": lambda compute: compute.complete("x"),
+    "get_info": lambda compute: compute.get_info(),
+    "get_logs": lambda compute: compute.get_logs(),
+    "get_dependency_graph": lambda compute: compute.get_dependency_graph(),
+    "execute": lambda compute: compute.execute("r1", "x"),
+    "upload": lambda compute: compute.upload([__file__], basedir=Path(__file__).parent),
+    "download": lambda compute: compute.download(["a"]),
+    "list_files": lambda compute: compute.list_files(),
+    "rename": lambda compute: compute.rename("class-8"),
+}
+
+
+@pytest.mark.parametrize("reference", NO_SESSIONS)
+@pytest.mark.parametrize("name", CALLS)
+def test_what_names_no_session_is_refused_before_anything_is_sent(
+    server: ClientServer, config: APIConfig, name: str, reference: str
+) -> None:
+    with Session(config=config) as api:
+        server.requests.clear()
+        with pytest.raises(ArgumentError, match="not a session"):
+            CALLS[name](api.ComputeSession(reference))
+    assert server.requests == []
+
+
+@pytest.mark.parametrize("reference", NO_SESSIONS)
+async def test_an_async_session_refuses_it_too(server: ClientServer, config: APIConfig, reference: str) -> None:
+    async with AsyncSession(config=config) as api:
+        server.requests.clear()
+        for call in CALLS.values():
+            with pytest.raises(ArgumentError, match="not a session"):
+                await call(api.ComputeSession(reference))
+        with pytest.raises(ArgumentError, match="not a session"):
+            api.ComputeSession(reference).stream_execute("x")
+    assert server.requests == []
+
+
+def test_a_path_that_leads_upwards_is_not_downloaded(server: ClientServer, config: APIConfig) -> None:
+    server.is_roost = True
+    with Session(config=config) as api:
+        server.requests.clear()
+        with pytest.raises(BackendClientError, match="leads out of /home/work"):
+            api.ComputeSession("class-7").download(["../../class-8"])
+    assert server.requests == []
 
 
 def test_what_creation_sends(server: ClientServer, config: APIConfig) -> None:

@@ -26,6 +26,8 @@ from roost.client.config import APIConfig, get_env
 from roost.client.errors import NotUnderstood, Unreachable, problem_to_error
 from roost.client.local import default_data_dir, ensure_local_server, read_local_server, revive_local_server
 from roost.client.sse import SSEMessage, SSEParser
+from roost.wire.errors import InvalidParameters, SessionNotFound
+from roost.wire.ids import SESSION_REFERENCE
 from roost.wire.runs import Event, EventKind
 from roost.wire.versions import CLIENT_VERSION
 
@@ -323,18 +325,40 @@ class _Patience:
 
 
 def session_path(reference: str, *more: str) -> str:
-    """The path of a session, or of something in it."""
-    return "/" + "/".join(quote(part, safe="") for part in ("session", reference, *more))
+    """The path of a session, or of something in it.
+
+    Raises:
+        SessionNotFound: no session could be called so.
+        InvalidParameters: of `more` one is empty or made of dots, as nothing is called.
+    """
+    if not SESSION_REFERENCE.fullmatch(reference):
+        raise SessionNotFound(f"there is no session {reference!r:.100}: it is neither id nor name nor their beginning")
+    return _path("session", reference, *more)
 
 
 def image_path(reference: str) -> str:
-    """The path of an image."""
-    return f"/image/{quote(reference, safe='/:')}"
+    """The path of an image.
+
+    Raises:
+        InvalidParameters: no image could be called so.
+    """
+    return _path("image", *reference.split("/"))
 
 
 def alias_path(alias: str) -> str:
-    """The path of an alias of an image."""
-    return f"/image-alias/{quote(alias, safe='/:')}"
+    """The path of an alias of an image.
+
+    Raises:
+        InvalidParameters: nothing could be called so.
+    """
+    return _path("image-alias", *alias.split("/"))
+
+
+def _path(*parts: str) -> str:
+    # However they are quoted, the HTTP library would take them out, and ask for something else.
+    if any(part in ("", ".", "..") for part in parts):
+        raise InvalidParameters(f"nothing is called {'/'.join(parts[1:])!r:.100}")
+    return "/" + "/".join(quote(part, safe=":") for part in parts)
 
 
 def file_path(reference: str, remote: str) -> str:

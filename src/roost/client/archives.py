@@ -20,8 +20,14 @@ HOME = PurePosixPath("/home/work")
 
 
 def inside_home(path: str) -> PurePosixPath:
-    """A path in a session, relative to its home where it is in there."""
+    """A path in a session, relative to its home where it is in there.
+
+    Raises:
+        BackendClientError: it has a part `..`, which no server follows, and the HTTP library would.
+    """
     given = PurePosixPath(path)
+    if ".." in given.parts:
+        raise BackendClientError(f"{path} leads out of {HOME}")
     return given.relative_to(HOME) if given.is_relative_to(HOME) else given
 
 

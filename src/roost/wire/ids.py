@@ -7,6 +7,9 @@ import uuid
 SESSION_NAME = re.compile(r"(?=.{4,64}\Z)\w[\w.-]*\w", re.ASCII)
 """A session's name, 4 to 64 characters (spec/rest-sessions.md §4.1); match it with `fullmatch`."""
 
+SESSION_REFERENCE = re.compile(r"\w[\w.-]{0,63}", re.ASCII)
+"""What may refer to a session: an id, a name, or the beginning of one; match it with `fullmatch`."""
+
 RUN_ID = re.compile(r"[\w.:-]{1,64}", re.ASCII)
 """A run id that a client chose; match it with `fullmatch`."""
 

@@ -24,7 +24,7 @@ from roost.client.uploads import beyond_limits, files_to_upload
 from roost.client.utils import ProgressBar, ProgressReportingReader, progress_bar
 from roost.client.versioning import get_id_or_name, get_naming
 from roost.client.websocket import WebSocketContextManager
-from roost.wire.ids import SESSION_NAME
+from roost.wire.ids import SESSION_NAME, SESSION_REFERENCE
 
 __all__ = ("ComputeSession",)
 
@@ -520,7 +520,9 @@ class ComputeSession(BaseFunction):
 
     def _path(self, verb: str = "") -> str:
         version = api_session.get().api_version
-        reference = quote(get_id_or_name(version, self), safe="")
+        reference = get_id_or_name(version, self)
+        if not SESSION_REFERENCE.fullmatch(reference):
+            raise ArgumentError(f"not a session: {reference!r:.100} (an id, a name, or the beginning of one)")
         path = f"/{get_naming(version, 'path')}/{reference}"
         return f"{path}/{verb}" if verb else path
 
