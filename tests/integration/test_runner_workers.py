@@ -274,6 +274,51 @@ def test_a_kill_ends_whatever_a_batch_run_started(runner: Runner) -> None:
     assert text(left) == "0\n"
 
 
+def test_a_kill_ends_what_has_left_its_session_and_its_parents(runner: Runner) -> None:
+    agent = connected(runner)
+    sleep = f"sleep 62.{os.getpid()}"  # no other test's
+    all_there = f"[ $(ps -e -o args= | grep -c '^{sleep}') = 3 ]"
+    starts = f"(setsid setsid {sleep} > /dev/null &); setsid {sleep} &"
+
+    agent.batch(build=f"(setsid {sleep} &)", exec=f"{starts} until {all_there}; do :; done; echo on; {sleep}")
+    agent.until(is_of(Kind.STDOUT))
+    agent.send(Kind.KILL, {}, run=1)
+    frames = agent.until_end()
+    agent.batch(exec=f"ps -e -o stat=,args= | grep -v '^Z' | grep -c '[s]{sleep[1:]}'; true", run=2)
+    left = agent.until_end()
+
+    assert end(frames)["status"] == "kernel-died"
+    assert text(left) == "0\n"
+
+
+def test_a_kill_leaves_alone_what_others_have_started(runner: Runner) -> None:
+    agent = connected(runner)
+    sleep = f"sleep 63.{os.getpid()}"  # no other test's
+    orphan = f"(setsid {sleep} > /dev/null 2>&1 &)"
+
+    agent.start(f"import subprocess; child = subprocess.Popen({sleep.split()})", run=1)
+    agent.start(f"_ = subprocess.run({orphan!r}, shell=True)", run=2)
+    agent.batch(exec=orphan, run=3)
+    agent.batch(exec="echo on; sleep 64", run=4)
+    agent.until(is_of(Kind.STDOUT))
+    agent.send(Kind.KILL, {}, run=4)
+    agent.until_end()
+    agent.batch(exec=f"pids=$(pgrep -fx '{sleep}'); echo $pids | wc -w; kill $pids", run=5)
+    left = agent.until_end()
+
+    assert text(left) == "3\n"
+
+
+def test_a_batch_run_waits_for_orphans(runner: Runner) -> None:
+    agent = connected(runner)
+    some_ended = "ps -o stat= --ppid $PPID | grep -q Z"
+
+    agent.batch(exec=f"for n in 1 2 3; do (setsid true &); done; while {some_ended}; do :; done; echo none")
+    frames = agent.until_end()
+
+    assert text(frames) == "none\n"
+
+
 def test_variables_outlive_a_batch_run(runner: Runner) -> None:
     agent = connected(runner)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from . import system
 from .child import Child, Conversation
 from .defaults import MISSING, Missing, default_way
 from .protocol import STAGES
@@ -28,6 +29,8 @@ def main(control: int, sync: int, stdout: int, stderr: int, settings: Settings) 
     """Become the worker: called in the child right after the fork, and never returns."""
 
     def work() -> None:
+        # Whoever leaves his parent and our group stays below us, and can be told from what others have started.
+        system.become_subreaper()
         words = Words(control)
         word = words.receive()
         if word is not None:

@@ -211,9 +211,12 @@ class Child:
             self.input.write((line + "\n").encode("utf-8", "surrogateescape"))
 
     def has_ended(self) -> bool:
-        if self.status is None:
-            pid, status, usage = os.wait4(self.pid, os.WNOHANG)
-            if pid:
+        """Whether it has; orphans that have become our children are waited for too."""
+        while self.status is None:
+            pid, status, usage = os.wait4(-1, os.WNOHANG)
+            if not pid:
+                break
+            if pid == self.pid:
                 self.status = status
                 self.cpu_seconds = usage.ru_utime + usage.ru_stime
         return self.status is not None

@@ -49,6 +49,19 @@ def start_time(pid: int) -> int:
         return int(file.read().rpartition(")")[2].split()[19])
 
 
+def parents() -> dict[int, int]:
+    """The parent of each process that can be seen; of those that have ended too, until they are waited for."""
+    found = {}
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            try:
+                with open(f"/proc/{name}/stat") as file:
+                    found[int(name)] = int(file.read().rpartition(")")[2].split()[1])
+            except (OSError, ValueError, IndexError):
+                pass  # it is gone
+    return found
+
+
 def is_exiting(pid: int) -> bool:
     """Whether a process is on its way out, so that the kernel closes its descriptors; True also where nobody knows."""
     try:

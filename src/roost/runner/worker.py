@@ -22,6 +22,8 @@ else:
 
 # A worker escapes what is not ASCII, so its words are longer than the frames that they become.
 _MAX_WORD = 8 << 20
+_ROUNDS = 50
+"""How often descendants of a batch run are looked for, where they start others faster than they are killed."""
 AT_ONCE = 65_536
 """What one read takes of what a worker says."""
 
@@ -158,7 +160,13 @@ class Worker:
         return self.status is not None or system.is_exiting(self.pid)
 
     def kill(self) -> None:
-        """Kill it; with it what it started, unless it is a Python kernel, whose children are the user's own."""
+        """Kill it; with it what it started, unless it is a Python kernel, whose children are the user's own.
+
+        Of a batch worker that is every descendant, also one that has left the group: orphans among them are its own
+        children (`batch.main`).
+        """
+        if self.driver == BATCH:
+            self._kill_descendants()
         self._signal(signal.SIGKILL, everything=self.driver != "python")
 
     def interrupt(self) -> None:
@@ -174,6 +182,26 @@ class Worker:
                     os.kill(self.pid, number)
             except OSError:
                 pass
+
+    def _kill_descendants(self) -> None:
+        if self.status is not None:
+            return
+        found = {self.pid}
+        try:
+            os.kill(self.pid, signal.SIGSTOP)  # else it would go on with the next stage
+            # Who forks meanwhile shows up in the next round, as the child of one that is found.
+            for _ in range(_ROUNDS):
+                new = {pid for pid, parent in system.parents().items() if parent in found} - found
+                if not new:
+                    return
+                for pid in new:
+                    try:
+                        os.kill(pid, signal.SIGKILL)
+                    except OSError:
+                        pass
+                found |= new
+        except OSError:
+            pass  # no /proc, or it is gone
 
     def close(self) -> None:
         if self.closed:
