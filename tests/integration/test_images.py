@@ -198,6 +198,35 @@ async def test_nothing_leaves_the_cache_while_something_is_built(data_dir: Path)
     assert cached(data_dir) == set()
 
 
+async def test_what_a_failed_build_has_brought_leaves_the_cache(server: Caller, data_dir: Path, index: Path) -> None:
+    a_wheel(index, "Big.Extra", "1")
+    a_wheel(index, "deep", "1", {"d/" * 1000 + "deep.txt": ""})
+    await built(server, "one:1", "tool==2")
+
+    await problem_of(server, "two:1", "big-extra==1\ntool==2\ndeep")
+
+    assert cached(data_dir) == {"tool.py"}
+
+
+async def test_what_a_build_that_was_given_up_has_brought_leaves_the_cache(data_dir: Path) -> None:
+    (data_dir / "images").mkdir()
+    store = EnvironmentStore(data_dir / "images")
+    await store.open()
+    python = find_interpreters()[0]
+    building = store.build(EnvironmentRequest(interpreter=python, requirements="tool==1"))
+    beside = store.build(EnvironmentRequest(interpreter=python, requirements="tool==2"))
+    async for line in building:
+        if "Installed" in str(line):
+            break
+    await anext(beside)
+
+    await building.aclose()
+    kept = cached(data_dir)
+    await beside.aclose()
+
+    assert (kept, cached(data_dir)) == ({"tool.py"}, set())
+
+
 async def every_step(building: AsyncIterator[str | Environment]) -> list[str]:
     """Build to the end; the digest of what was built."""
     return [step.digest async for step in building if isinstance(step, Environment)]

@@ -9,6 +9,7 @@ import asyncio
 import hashlib
 import os
 import platform
+import re
 import stat
 import tempfile
 from collections.abc import AsyncGenerator
@@ -28,6 +29,7 @@ from roost.wire.sandboxes import Interpreter
 FORMAT = 1
 """Grows when the same requirements are to give another folder."""
 
+_REQUIREMENT = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*)(?:==([^\s;]+))?")
 _LOCK_TIMEOUT_S = "10"
 """So long uv waits for another that outlives its agent, before it leaves its cache as it is."""
 
@@ -45,7 +47,7 @@ class EnvironmentStore:
         self._pruning = asyncio.Lock()
         self._builds = 0
         self._unneeded: set[str] = set()
-        """packages, as `name-version`, of environments that are gone"""
+        """packages, as `name-version` or `name`, of environments that are gone or have never come to be"""
 
     async def open(self) -> None:
         """Sweep what an earlier agent has left half-made."""
@@ -76,7 +78,7 @@ class EnvironmentStore:
     async def remove(self, digest: str) -> None:
         """Remove an environment, if it is there; it is gone from its place at once.
 
-        What no other one holds goes from uv's cache too, now or with the next one where something is being built.
+        What no other one holds goes from uv's cache too, now or when what is being built is done.
         """
         async with self._lock(digest):
             path = self._envs / digest
@@ -85,6 +87,9 @@ class EnvironmentStore:
                 path.chmod(0o700)
                 going = path.rename(self._staging / f"{digest}.going")
                 await asyncio.to_thread(remove_tree, going)
+        await self._prune_if_idle()
+
+    async def _prune_if_idle(self) -> None:
         async with self._pruning:
             if self._unneeded and not self._builds:
                 await self._prune()
@@ -92,6 +97,8 @@ class EnvironmentStore:
     async def _prune(self) -> None:
         """Remove what is unneeded from uv's cache; environments have its files by hard links, and keep them."""
         kept = await asyncio.to_thread(lambda: {one for path in self._envs.iterdir() for one in _packages(path)})
+        # Which version was wanted in vain is not always known; then any that is kept keeps all of them.
+        kept |= {one.partition("-")[0] for one in kept}
         names = sorted({one.partition("-")[0] for one in self._unneeded - kept})
         if names or not kept:
             environ = {**os.environ, "UV_CACHE_DIR": str(self._cache), "UV_LOCK_TIMEOUT": _LOCK_TIMEOUT_S}
@@ -110,8 +117,8 @@ class EnvironmentStore:
     async def build(self, request: EnvironmentRequest) -> AsyncGenerator[str | Environment, None]:
         """Make an environment, unless it is there; gives what is said meanwhile, and in the end the environment.
 
-        Those who want the same one at the same time wait for the first. One that is given up leaves nothing but
-        what `open` sweeps.
+        Those who want the same one at the same time wait for the first. One that fails or is given up leaves nothing
+        but what `open` sweeps, and in uv's cache what packages depend on that have not been solved.
 
         Raises:
             InvalidParameters: the requirements cannot be met by wheels.
@@ -129,24 +136,31 @@ class EnvironmentStore:
             raise InvalidParameters("the folders of a package are nested too deeply") from error
         finally:
             self._builds -= 1
+            await self._prune_if_idle()
 
     async def _build(self, request: EnvironmentRequest) -> AsyncGenerator[str | Environment, None]:
         uv = await set_up_uv(self._cache, os.environ, request.interpreter.path)
-        lock = request.lock
-        if lock is None:
-            async with aclosing(self._solve(request, uv)) as steps:
-                async for step in steps:
-                    if isinstance(step, Locked):
-                        lock = step.text
-                    else:
-                        yield step
-        assert lock is not None
-        digest = environment_digest(request.interpreter, lock)
-        async with self._lock(digest):
-            if not (self._envs / digest).is_dir():
-                async with aclosing(self._make(request.interpreter, lock, digest, uv)) as lines:
-                    async for line in lines:
-                        yield line
+        wanted = request.requirements
+        try:
+            lock = request.lock
+            if lock is None:
+                async with aclosing(self._solve(request, uv)) as steps:
+                    async for step in steps:
+                        if isinstance(step, Locked):
+                            lock = step.text
+                        else:
+                            yield step
+            assert lock is not None
+            wanted = lock
+            digest = environment_digest(request.interpreter, lock)
+            async with self._lock(digest):
+                if not (self._envs / digest).is_dir():
+                    async with aclosing(self._make(request.interpreter, lock, digest, uv)) as lines:
+                        async for line in lines:
+                            yield line
+        except BaseException:
+            self._unneeded |= _wanted(wanted)
+            raise
         size = await asyncio.to_thread(_size, self._envs / digest)
         yield Environment(digest=digest, lock=lock, size_bytes=size)
 
@@ -276,7 +290,19 @@ def _close(env: Path) -> None:
 
 
 def _packages(env: Path) -> set[str]:
-    return {path.name.removesuffix(".dist-info") for path in env.glob("lib/python*/site-packages/*.dist-info")}
+    found = (path.name.removesuffix(".dist-info") for path in env.glob("lib/python*/site-packages/*.dist-info"))
+    return {_package(*one.partition("-")[::2]) for one in found}
+
+
+def _wanted(requirements: str) -> set[str]:
+    """The packages of a list of requirements or a lock, the version of each where it is told."""
+    found = (_REQUIREMENT.match(line) for line in requirements.splitlines())
+    return {_package(match[1], match[2] or "") for match in found if match}
+
+
+def _package(name: str, version: str) -> str:
+    name = re.sub(r"[-_.]+", "_", name).lower()
+    return f"{name}-{version}" if version else name
 
 
 def _size(env: Path) -> int:
