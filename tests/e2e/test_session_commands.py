@@ -25,6 +25,8 @@ PROGRAMS = {
 # An ordinary user's host neither limits nor measures a session.
 IS_ROOT = os.getuid() == 0
 LIMITS = ("-r", "cpu=1") if IS_ROOT else ()
+# Nothing is enforced for it, since it never starts.
+TOO_LARGE = ("-r", "cpu=1000000")
 BOTH = pytest.mark.parametrize("program", PROGRAMS)
 
 
@@ -350,3 +352,15 @@ def read_all(descriptor: int) -> str:
             shown += os.read(descriptor, 65536)
         except OSError:  # how Linux says so
             return shown.decode(errors="replace")
+
+
+@BOTH
+async def test_who_waits_for_a_creation_is_told_why(shell: Shell, program: str) -> None:
+    process = await shell.start(program, "session", "create", "python", "-t", "class-7", *TOO_LARGE)
+    assert process.stderr is not None
+    told = await asyncio.wait_for(process.stderr.readline(), 60)
+    ended = await shell(program, "rm", "class-7")
+    await asyncio.wait_for(process.communicate(), 60)
+
+    assert told.decode().startswith("waiting: no node is large enough: local has ")
+    assert (ended[0], process.returncode) == (0, 1)

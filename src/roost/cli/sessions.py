@@ -23,9 +23,11 @@ from roost.cli.output import (
 )
 from roost.cli.pretty import print_fail, print_warn
 from roost.cli.stats import print_stats
+from roost.cli.waiting import telling_why
 from roost.client.api import Answer, Api, find_target, session_path
 from roost.client.errors import NotUnderstood
 from roost.client.exceptions import BackendAPIError
+from roost.client.func.session import new_name
 from roost.wire.errors import SessionNotFound
 
 NOT_MADE = ("ERROR", "CANCELLED")
@@ -45,10 +47,10 @@ def create(ctx: click.Context, /, image: str, name: str | None, startup_command:
 
     Its name is written to stdout.
     """
-    with connected() as api:
-        made = api.ComputeSession.get_or_create(
-            image, name=name, startup_command=startup_command, **creation_arguments(options)
-        )
+    name = name if name is not None else new_name()
+    arguments = creation_arguments(options)
+    with connected() as api, telling_why(name, options["owner"]):
+        made = api.ComputeSession.get_or_create(image, name=name, startup_command=startup_command, **arguments)
     show_created(ctx, made)
 
 

@@ -15,6 +15,8 @@ from roost.cli.options import (
 )
 from roost.cli.output import print_items, say, wants_json
 from roost.cli.sessions import session, show_created
+from roost.cli.waiting import telling_why
+from roost.client.func.session import new_name
 
 _OPTION_OF = {
     "mount_map": "mounts",
@@ -77,8 +79,10 @@ def create_from_template(
         wanted["envs"] = {}
     if no_resource:
         wanted |= {"resources": {}, "resource_opts": {}}
-    with connected() as api:
-        show_created(ctx, api.ComputeSession.create_from_template(template_id, name=name, **wanted))
+    name = name if name is not None else new_name()
+    with connected() as api, telling_why(name, options["owner"]):
+        made = api.ComputeSession.create_from_template(template_id, name=name, **wanted)
+    show_created(ctx, made)
 
 
 session.add_command(create_from_template)

@@ -144,7 +144,7 @@ class ComputeSession(BaseFunction):
         """
         session = current_session()
         version, config = session.api_version, session.config
-        name = _checked_name(name if name is not None else f"pysdk-{secrets.token_hex(5)}")
+        name = _checked_name(name if name is not None else new_name())
         domain = domain_name if domain_name is not None else config.domain
         group = group_name if group_name is not None else config.group
         settings: dict[str, Any] = {
@@ -528,6 +528,11 @@ class ComputeSession(BaseFunction):
 
     def _params(self) -> dict[str, str]:
         return {"owner_access_key": self.owner_access_key} if self.owner_access_key else {}
+
+
+def new_name() -> str:
+    """The name of a session whose creator has not chosen one."""
+    return f"pysdk-{secrets.token_hex(5)}"
 
 
 async def _create(path: str, body: Mapping[str, Any]) -> Any:
