@@ -179,6 +179,7 @@ async def test_logs_are_kept_after_the_end(session: Caller) -> None:
         ({"mode": "query", "code": 5, "runId": None}, "code"),
         ({"mode": "query", "code": "", "runId": 5}, "runId"),
         ({"mode": "query", "code": "", "runId": "a/b"}, "run id"),
+        ({"mode": "query", "code": "", "runId": ".."}, "run id"),
         ({"mode": ["query"], "code": "", "runId": None}, "mode"),
         ({"mode": "query", "code": "", "runId": None, "options": []}, "options"),
     ],

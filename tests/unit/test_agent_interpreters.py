@@ -100,6 +100,14 @@ def test_the_doctor_tells_what_was_refused() -> None:
     assert "no image of /usr/bin/java: javac is not installed" in describe(diagnosis)
 
 
+def test_the_doctor_tells_for_how_many_sessions_there_are_descriptors() -> None:
+    few = describe(msgspec.structs.replace(diagnose(), descriptors=4096))
+    many = describe(msgspec.structs.replace(diagnose(), descriptors=1 << 20))
+
+    assert "descriptors: enough for about 409 sessions\n  hint: raise the hard limit of open files to 20000" in few
+    assert "raise the hard limit" not in many
+
+
 def test_without_a_python_there_are_no_images(data_dir: Path) -> None:
     a_program(data_dir / "usr" / "bin" / "lua", "echo Lua 5.4")
 

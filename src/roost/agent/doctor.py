@@ -2,6 +2,7 @@
 
 import os
 import platform
+import resource
 
 import msgspec
 
@@ -9,6 +10,11 @@ from roost.agent.interpreters import survey
 from roost.runtimes import cgroups
 from roost.runtimes.base import runtimes
 from roost.wire.sandboxes import Interpreter, Rung, RuntimeProbe
+
+PER_SESSION = 10
+"""Descriptors for each session: it takes five, and as many are left to connections."""
+WANTED_SESSIONS = 2000
+"""As many idle ones a host of 24 GiB has memory for."""
 
 
 class Diagnosis(msgspec.Struct, frozen=True, kw_only=True):
@@ -23,6 +29,8 @@ class Diagnosis(msgspec.Struct, frozen=True, kw_only=True):
     """Programs that no image is made of, and why."""
     user: str
     kernel: str
+    descriptors: int
+    """As many a server may take here."""
 
 
 def diagnose() -> Diagnosis:
@@ -42,6 +50,7 @@ def diagnose() -> Diagnosis:
         refused=found.refused,
         user="root" if os.getuid() == 0 else f"uid {os.getuid()}",
         kernel=platform.release(),
+        descriptors=resource.getrlimit(resource.RLIMIT_NOFILE)[1],
     )
 
 
@@ -50,6 +59,10 @@ def describe(diagnosis: Diagnosis) -> str:
     lines = [f"rung {int(diagnosis.rung)} of isolation ({diagnosis.rung.name.lower().replace('_', ' ')})"]
     lines.append(f"running as {diagnosis.user} on kernel {diagnosis.kernel}")
     lines.append(f"limits by cgroup: {', '.join(diagnosis.cgroup_controllers) or 'none writable'}")
+    lines.append(f"descriptors: enough for about {diagnosis.descriptors // PER_SESSION} sessions")
+    if diagnosis.descriptors < PER_SESSION * WANTED_SESSIONS:
+        wanted = PER_SESSION * WANTED_SESSIONS
+        lines.append(f"  hint: raise the hard limit of open files to {wanted} (LimitNOFILE= of systemd, limits.conf)")
     for probe in diagnosis.runtimes:
         lines.append(f"{probe.runtime}: {'available' if probe.available else 'not available'}")
         lines += [f"  gives {gift}" for gift in probe.gives]

@@ -10,8 +10,8 @@ SESSION_NAME = re.compile(r"(?=.{4,64}\Z)\w[\w.-]*\w", re.ASCII)
 SESSION_REFERENCE = re.compile(r"\w[\w.-]{0,63}", re.ASCII)
 """What may refer to a session: an id, a name, or the beginning of one; match it with `fullmatch`."""
 
-RUN_ID = re.compile(r"[\w.:-]{1,64}", re.ASCII)
-"""A run id that a client chose; match it with `fullmatch`."""
+RUN_ID = re.compile(r"(?!\.{1,2}\Z)[\w.:-]{1,64}", re.ASCII)
+"""A run id that a client chose; match it with `fullmatch`. Dots alone would be lost from a path."""
 
 
 def new_session_id() -> str:
