@@ -13,7 +13,7 @@ from roost.wire.agent import OpenFile, SessionFiles
 from roost.wire.errors import InvalidParameters
 from roost.wire.sandboxes import FileInfo
 
-PIECE = 1 << 19
+PIECE = 1 << 20
 """Bytes of a file that are handed on at a time."""
 SMALL_PIECE = FREE // 2
 """Of a download of somebody who holds too much already; as much is held again where its reader does not take it."""

@@ -3,7 +3,6 @@
 from typing import Any
 
 import orjson
-import yaml
 
 from roost.wire.errors import InvalidParameters
 
@@ -12,8 +11,6 @@ MAX_NESTING = 100
 
 MAX_YAML = 1 << 16
 """Characters of a YAML text; it takes a thousand times as long as JSON to read."""
-
-_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def parse_json(raw: bytes | str, what: str) -> Any:
@@ -41,17 +38,20 @@ def parse_yaml(raw: bytes | str, what: str) -> Any:
     Raises:
         InvalidParameters: it is none, too long, nested too deeply, has anchors, or what no JSON can say.
     """
+    import yaml  # few ever send it, and it is as large as many a service
+
+    loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     if len(raw) > MAX_YAML:
         raise InvalidParameters(f"{what} is longer than {MAX_YAML} characters", hint="send larger ones as JSON")
     try:
         depth = 0
-        for event in yaml.parse(raw, Loader=_Loader):
+        for event in yaml.parse(raw, Loader=loader):
             if isinstance(event, yaml.AliasEvent):
                 raise InvalidParameters(f"{what} has anchors (`&`, `*`)", hint="write out what they stand for")
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
             if depth > MAX_NESTING:
                 raise InvalidParameters(f"{what} is nested more than {MAX_NESTING} levels deep")
-        value = yaml.load(raw, Loader=_Loader)  # noqa: S506 - a safe one
+        value = yaml.load(raw, Loader=loader)  # noqa: S506 - a safe one
         return orjson.loads(orjson.dumps(value, option=orjson.OPT_NON_STR_KEYS))
     except (yaml.YAMLError, ValueError, TypeError, OverflowError) as error:
         problem = " ".join(str(error).split())
