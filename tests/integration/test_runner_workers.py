@@ -259,6 +259,10 @@ def test_a_long_line_arrives_whole(runner: Runner) -> None:
     assert (text(told), end(frames)["exit_code"]) == (f"{len(LONG_LINE)}\n", 0)
 
 
+PROCESSES = "for f in /proc/[0-9]*/cmdline; do tr '\\0' ' ' < $f; echo $f; done 2>/dev/null"
+"""The command and the folder of each process that has not ended, a line each; `ps` is not on every machine."""
+
+
 def test_a_kill_ends_whatever_a_batch_run_started(runner: Runner) -> None:
     agent = connected(runner)
     sleep = f"sleep 61.{os.getpid()}"  # no other test's
@@ -267,7 +271,7 @@ def test_a_kill_ends_whatever_a_batch_run_started(runner: Runner) -> None:
     agent.until(is_of(Kind.STDOUT))
     agent.send(Kind.KILL, {}, run=1)
     frames = agent.until_end()
-    agent.batch(exec=f"ps -e -o args= | grep -c '[s]{sleep[1:]}'; true", run=2)
+    agent.batch(exec=f"{PROCESSES} | grep -c '^{sleep} '; true", run=2)
     left = agent.until_end()
 
     assert (end(frames)["status"], end(frames)["signal"]) == ("kernel-died", 9)
@@ -277,14 +281,14 @@ def test_a_kill_ends_whatever_a_batch_run_started(runner: Runner) -> None:
 def test_a_kill_ends_what_has_left_its_session_and_its_parents(runner: Runner) -> None:
     agent = connected(runner)
     sleep = f"sleep 62.{os.getpid()}"  # no other test's
-    all_there = f"[ $(ps -e -o args= | grep -c '^{sleep}') = 3 ]"
+    all_there = f"[ $({PROCESSES} | grep -c '^{sleep} ') = 3 ]"
     starts = f"(setsid setsid {sleep} > /dev/null &); setsid {sleep} &"
 
     agent.batch(build=f"(setsid {sleep} &)", exec=f"{starts} until {all_there}; do :; done; echo on; {sleep}")
     agent.until(is_of(Kind.STDOUT))
     agent.send(Kind.KILL, {}, run=1)
     frames = agent.until_end()
-    agent.batch(exec=f"ps -e -o stat=,args= | grep -v '^Z' | grep -c '[s]{sleep[1:]}'; true", run=2)
+    agent.batch(exec=f"{PROCESSES} | grep -c '^{sleep} '; true", run=2)
     left = agent.until_end()
 
     assert end(frames)["status"] == "kernel-died"
@@ -303,7 +307,9 @@ def test_a_kill_leaves_alone_what_others_have_started(runner: Runner) -> None:
     agent.until(is_of(Kind.STDOUT))
     agent.send(Kind.KILL, {}, run=4)
     agent.until_end()
-    agent.batch(exec=f"pids=$(pgrep -fx '{sleep}'); echo $pids | wc -w; kill $pids", run=5)
+    found = f"{PROCESSES} | grep '^{sleep} ' | cut -d/ -f3"
+    count = f"for n in $(seq 500); do pids=$({found}); [ $(echo $pids | wc -w) = 3 ] && break; done"  # some begin late
+    agent.batch(exec=f"{count}; echo $pids | wc -w; kill $pids", run=5)
     left = agent.until_end()
 
     assert text(left) == "3\n"
@@ -311,7 +317,7 @@ def test_a_kill_leaves_alone_what_others_have_started(runner: Runner) -> None:
 
 def test_a_batch_run_waits_for_orphans(runner: Runner) -> None:
     agent = connected(runner)
-    some_ended = "ps -o stat= --ppid $PPID | grep -q Z"
+    some_ended = 'cat /proc/[0-9]*/stat 2>/dev/null | grep -q ") Z $PPID "'
 
     agent.batch(exec=f"for n in 1 2 3; do (setsid true &); done; while {some_ended}; do :; done; echo none")
     frames = agent.until_end()
