@@ -7,15 +7,16 @@
     ├── Forbidden
     │   └── InsufficientPrivilege
     ├── NotFound
-    │   ├── SessionNotFound, AmbiguousSession, ImageNotFound, FolderNotFound, RunNotFound, FileNotFoundInSession
+    │   └── SessionNotFound, AmbiguousSession, ImageNotFound, ScalingGroupNotFound, FolderNotFound, TemplateNotFound,
+    │       RunNotFound, FileNotFoundInSession
     ├── Conflict
-    │   ├── SessionAlreadyExists, RunAlreadyExists, SessionNotRunning
+    │   └── SessionAlreadyExists, RunAlreadyExists, SessionNotRunning
     ├── LimitExceeded              a quota or a rate
     │   └── TooManyRuns, TooMuchHeld
     ├── NoCapacity                 no node can take it now
     ├── CannotEnforce              a promise this host cannot keep
     └── AgentError                 the node failed
-        └── SandboxLost
+        └── SandboxLost, KeeperGone
 
 A service raises one of these; `server/http/problems.py` turns its `code` into a problem document, and the
 SDK turns that document back into the same class. `code` is the stable last part of a problem's `type`
