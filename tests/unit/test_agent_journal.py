@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from roost.agent.journal import SEGMENT_BYTES, TAIL_BYTES, Journal
-from roost.agent.log_format import Record
+from roost.agent.journal import BLOCK_BYTES, SEGMENT_BYTES, TAIL_BYTES, Journal
+from roost.agent.log_format import HEADER, Record
 from roost.agent.log_writer import SHORT_BYTES, LogWriter
 from roost.agent.runs import Kind
 
@@ -65,6 +65,21 @@ async def test_who_is_cancelled_hears_of_it_when_what_follows_from_the_record_is
     again, found = opened(tmp_path, writer)
     assert found == [record]
     again.close()
+
+
+@pytest.mark.parametrize("around", [0, BLOCK_BYTES, 3 * BLOCK_BYTES])
+async def test_a_log_is_read_block_by_block(tmp_path: Path, writer: LogWriter, around: int) -> None:
+    sizes = [around + more for more in (0, 1, -HEADER.size, -HEADER.size - 1, -1, 7) if around + more >= 0]
+    records = [a_record(seq, b"x" * size) for seq, size in enumerate(sizes * 3, 1)]
+    journal, _ = opened(tmp_path, writer)
+    for record in records:
+        await journal.append([record])
+    journal.close()
+
+    again, found = opened(tmp_path, writer)
+    again.close()
+
+    assert found == records
 
 
 @pytest.mark.parametrize("torn", [1, 5, 40])

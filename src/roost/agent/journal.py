@@ -26,6 +26,8 @@ CAP_BYTES = 1 << 30
 SEGMENTS = 8
 """A log under its cap has room for as many segments at least."""
 TAIL_BYTES = 256 << 10
+BLOCK_BYTES = 128 << 10
+"""As much of a segment is read at a time, unless a record is longer."""
 
 T = TypeVar("T")
 
@@ -118,9 +120,16 @@ class Journal:
     def _records(self, segment: int) -> Iterator[tuple[Record, int]]:
         """The records of a segment up to the first that is not whole and sound, each with the offset behind it."""
         descriptor = self._descriptor(segment)
-        content, end = os.pread(descriptor, os.fstat(descriptor).st_size, 0), 0
-        while (found := decode(content, end)) is not None:
-            record, end = found
+        block, start, end = b"", 0, 0
+        while True:
+            found = decode(block, end - start)
+            if found is None:
+                block, start = _read_block(descriptor, end), end
+                found = decode(block)
+                if found is None:
+                    return
+            record, behind = found
+            end = start + behind
             yield record, end
 
     def _open_head(self) -> Iterator[Record]:
@@ -377,6 +386,16 @@ class _Rest:
         gaps = [_gap_record(run, gap) for run, those in self.gaps.items() for gap in those]
         events = sorted([*self.kept.values(), *gaps], key=lambda record: (record.run, record.seq))
         return [*self._acceptances, *events, *self._cursors.values()]
+
+
+def _read_block(descriptor: int, offset: int) -> bytes:
+    """Some of a segment from an offset on, with one whole record at least if there is one.
+
+    Not all of it: an allocator keeps for good what it was once asked for.
+    """
+    header = os.pread(descriptor, HEADER.size, offset)
+    size = HEADER.size + HEADER_START.unpack_from(header)[0] if len(header) == HEADER.size else 0
+    return os.pread(descriptor, min(max(size, BLOCK_BYTES), os.fstat(descriptor).st_size - offset), offset)
 
 
 def _extend(gaps: list[_Gap], further: _Gap) -> None:
