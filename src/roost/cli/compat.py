@@ -5,8 +5,7 @@ import click
 from roost.cli.output import Group, output_option, print_items, wants_json
 from roost.cli.pretty import warn_prettily
 from roost.cli.run import compatible_run
-from roost.cli.sessions import create, destroy, restart, session
-from roost.cli.templates import create_from_template, session_template
+from roost.cli.shared import add_shared_commands
 from roost.client import __version__
 from roost.client.api import configured_target
 from roost.client.config import APIConfig, get_config, set_config
@@ -70,13 +69,5 @@ def _masked(secret: str) -> str:
     return first + "*" * (_LENGTH - _FIRST - _LAST) + last
 
 
-for command in (create, restart, session):
-    main.add_command(command)
+add_shared_commands(main)
 main.add_command(compatible_run, "run")
-main.add_command(create, "start")
-for alias in ("create-from-template", "start-from-template"):
-    main.add_command(create_from_template, alias)
-for alias in ("session-template", "sesstpl"):
-    main.add_command(session_template, alias)
-for alias in ("destroy", "rm", "kill"):
-    main.add_command(destroy, alias)

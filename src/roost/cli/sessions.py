@@ -8,7 +8,6 @@ from typing import Any
 import click
 
 from roost.cli.connection import connected
-from roost.cli.files import download, ls, upload
 from roost.cli.options import creation_arguments, name_option, owner_option, placement_options, resource_options
 from roost.cli.output import (
     EXPECTED,
@@ -244,17 +243,6 @@ def run_story(run: dict[str, Any]) -> list[str]:
                 parts.append(f"{cost[key]} bytes {word}")
         story.append("cost: " + ", ".join(parts))
     return story
-
-
-@click.group()
-def session() -> None:
-    """Commands on sessions."""
-
-
-for command in (create, restart, rename, logs, upload, download, ls):
-    session.add_command(command)
-for alias in ("destroy", "rm", "kill"):
-    session.add_command(destroy, alias)
 
 
 def _call(method: str, path: str, params: dict[str, str] | None = None) -> Any:

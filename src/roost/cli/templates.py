@@ -14,7 +14,7 @@ from roost.cli.options import (
     starting_options,
 )
 from roost.cli.output import print_items, say, wants_json
-from roost.cli.sessions import session, show_created
+from roost.cli.sessions import show_created
 from roost.cli.waiting import telling_why
 from roost.client.func.session import new_name
 
@@ -26,8 +26,6 @@ _OPTION_OF = {
     "dependencies": "depends",
 }
 """From which option an argument comes, where that has another name."""
-
-_NOT_HERE = ("preopen_ports", "assign_agent")
 
 _FILE = click.option(
     "-f",
@@ -69,8 +67,7 @@ def create_from_template(
     wanted = {
         key: value
         for key, value in creation_arguments(options).items()
-        if key not in _NOT_HERE
-        and ctx.get_parameter_source(_OPTION_OF.get(key, key)) not in (None, ParameterSource.DEFAULT)
+        if ctx.get_parameter_source(_OPTION_OF.get(key, key)) not in (None, ParameterSource.DEFAULT)
     }
     wanted |= {key: value for key, value in (("image", image), ("startup_command", startup_command)) if value}
     if no_mount:
@@ -83,9 +80,6 @@ def create_from_template(
     with connected() as api, telling_why(name, options["owner"]):
         made = api.ComputeSession.create_from_template(template_id, name=name, **wanted)
     show_created(ctx, made)
-
-
-session.add_command(create_from_template)
 
 
 @click.group()

@@ -11,11 +11,12 @@ import struct
 import termios
 from collections.abc import Awaitable, Coroutine
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import structlog
 
 from roost.server.domain.sessions import Session
+from roost.server.http.before import Before
 from roost.server.services.runs import Polled, Runs
 from roost.wire.errors import RoostError
 
@@ -131,29 +132,16 @@ class Deliveries:
         task.add_done_callback(self._returning.discard)
 
 
-class _Watched(asyncio.Protocol):
-    """Stands before the protocol of a connection, to hear of its end while its socket can still be asked."""
+class _Watched(Before):
+    """Hears of a connection's end while its socket can still be asked."""
 
     def __init__(self, deliveries: Deliveries, transport: asyncio.Transport) -> None:
+        super().__init__(transport)
         self._deliveries = deliveries
-        self._transport = transport
-        self._inner = cast(asyncio.Protocol, transport.get_protocol())
-
-    def data_received(self, data: bytes) -> None:
-        self._inner.data_received(data)
-
-    def eof_received(self) -> bool | None:
-        return self._inner.eof_received()
-
-    def pause_writing(self) -> None:
-        self._inner.pause_writing()
-
-    def resume_writing(self) -> None:
-        self._inner.resume_writing()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._deliveries.lost(self._transport)
-        self._inner.connection_lost(exc)
+        self._deliveries.lost(self.transport)
+        super().connection_lost(exc)
 
 
 def unacknowledged(transport: asyncio.Transport) -> int:

@@ -4,8 +4,9 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from types import TracebackType
-from typing import Self, cast
+from typing import Self
 
+from roost.server.http.before import Before
 from roost.server.http.memory import WAIT_S, Room
 from roost.wire.errors import TooMuchHeld
 
@@ -13,30 +14,29 @@ HEADER = 14
 """The longest header of a frame, in bytes (RFC 6455, 5.2)."""
 
 
-class Incoming(asyncio.Protocol):
-    """Stands before the protocol of a connection, and reads no more where there is no room.
+class Incoming(Before):
+    """Reads no more of a connection where there is no room.
 
     aiohttp keeps a message until it is whole, and tells nobody how much has come; so bytes are counted as they come,
     and taken off when the message that they were is used. It stands there for a `with` block.
     """
 
     def __init__(self, transport: asyncio.Transport, room: Room) -> None:
-        self._transport = transport
+        super().__init__(transport)
         self._room = room
-        self._inner = cast(asyncio.Protocol, transport.get_protocol())
         self._unused = 0
         self._gives_up_at: float | None = None
         """When it has waited for room for too long; None while it reads."""
         self._reading: asyncio.Timeout | None = None
 
     def __enter__(self) -> Self:
-        self._transport.set_protocol(self)
+        self.transport.set_protocol(self)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._transport.set_protocol(self._inner)
+        self.transport.set_protocol(self.inner)
         self._go_on()
 
     def used(self, size: int) -> None:
@@ -60,33 +60,21 @@ class Incoming(asyncio.Protocol):
             self._reading = None
 
     def data_received(self, data: bytes) -> None:
-        self._inner.data_received(data)
+        super().data_received(data)
         self._unused += len(data)
         self._reckon()
-
-    def eof_received(self) -> bool | None:
-        return self._inner.eof_received()
-
-    def pause_writing(self) -> None:
-        self._inner.pause_writing()
-
-    def resume_writing(self) -> None:
-        self._inner.resume_writing()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._inner.connection_lost(exc)
 
     def _reckon(self) -> None:
         if self._room.take(self._unused, self._go_on):
             self._go_on()
-        elif self._transport.is_reading():  # else aiohttp has paused it for reasons of its own, and will go on
-            self._transport.pause_reading()
+        elif self.transport.is_reading():  # else aiohttp has paused it for reasons of its own, and will go on
+            self.transport.pause_reading()
             self._give_up_at(asyncio.get_running_loop().time() + WAIT_S)
 
     def _go_on(self) -> None:
         if self._gives_up_at is not None:
             self._give_up_at(None)
-            self._transport.resume_reading()
+            self.transport.resume_reading()
 
     def _give_up_at(self, when: float | None) -> None:
         self._gives_up_at = when

@@ -92,7 +92,8 @@ class Runs:
         """
         if run_id is not None and not RUN_ID.fullmatch(run_id):
             raise InvalidParameters(
-                f"not a run id: {run_id!r:.100}", hint="1 to 64 letters, digits and `_ . : -`, or leave it to us"
+                f"not a run id: {run_id!r:.100}",
+                hint="1 to 64 letters, digits and `_ . : -`, not dots alone; or leave it to us",
             )
         if run_id is not None and is_kept_for_job(session, run_id):
             raise InvalidParameters(f"run id {run_id} is kept for the session's command", hint="choose another run id")
